@@ -1,1 +1,20 @@
-//! Placeholder.
+//! What crosses the network between a discus sender and its receivers.
+//!
+//! * [`packet`]: the multicast packet: header layout, CRC-32, writing and parsing.
+//! * [`frame`]: the Ethernet, IPv4 or IPv6, and UDP headers around it, for senders that build whole frames.
+//! * [`erasure`]: repair symbols over the source symbols of a chunk.
+//! * [`session`]: the parameters that a sender and its receivers share.
+//! * [`report`]: what a receiver tells its sender, as checked types.
+//! * [`proto`]: the control-plane schema (gRPC), generated from `wire/proto`.
+//!
+//! This crate knows nothing of files, sockets or clocks.
+
+pub mod erasure;
+pub mod frame;
+mod ids;
+pub mod packet;
+pub mod proto;
+pub mod report;
+pub mod session;
+
+pub use ids::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
