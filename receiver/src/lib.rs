@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The agent on the machine that is provisioned: takes what passes, assembles, verifies and writes it.
+
+pub mod assemble;
+pub mod control;
+pub mod engine;
+pub mod intake;

@@ -1,1 +1,6 @@
-//! Placeholder.
+//! The sender: schedules the chunks of a pack for the receivers on its list and multicasts them.
+
+pub mod control;
+pub mod engine;
+pub mod schedule;
+pub mod transmit;

@@ -1,0 +1,1 @@
+//! What passes becomes chunks: the sans-I/O assembler.

@@ -1,0 +1,1 @@
+//! The threads of a receiver: intake, finishing and what joins them.

@@ -1,0 +1,1 @@
+//! Packets from the network: AF_XDP or UDP behind one trait.

@@ -1,0 +1,1 @@
+//! The control server: enrolment, manifests, reports, completion.

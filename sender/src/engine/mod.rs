@@ -1,0 +1,1 @@
+//! The threads of a serving sender: reader, transmitter and what joins them.

@@ -1,0 +1,1 @@
+//! Which chunk and which symbols go next: the sans-I/O scheduler.
