@@ -1,0 +1,98 @@
+//! The few calls into the kernel that libbpf-rs does not offer: an XDP link in a chosen mode, and test runs.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use libbpf_rs::libbpf_sys;
+
+use crate::Error;
+
+/// What the filter does with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The packet ends here.
+    Drop,
+    /// The packet goes on to the kernel's stack.
+    Pass,
+    /// The packet goes to an AF_XDP socket.
+    Redirect,
+    /// Another value, which this filter never returns.
+    Other(u32),
+}
+
+impl From<u32> for Action {
+    fn from(value: u32) -> Self {
+        match value {
+            libbpf_sys::XDP_DROP => Self::Drop,
+            libbpf_sys::XDP_PASS => Self::Pass,
+            libbpf_sys::XDP_REDIRECT => Self::Redirect,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Result of running the filter on one packet many times (BPF_PROG_TEST_RUN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TestRun {
+    /// What the filter does with the packet.
+    pub action: Action,
+    /// Mean time per run, which the kernel measures in whole nanoseconds.
+    pub per_packet: Duration,
+}
+
+/// Runs an XDP program `repeat` times on `packet` without any interface.
+pub(crate) fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> Result<TestRun, Error> {
+    let mut options = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as libbpf_sys::size_t,
+        data_in: packet.as_ptr().cast(),
+        data_size_in: packet.len() as u32,
+        repeat: i32::try_from(repeat).unwrap_or(i32::MAX),
+        ..Default::default()
+    };
+    // SAFETY: the options point to `packet`, whose length they give, and ask for no output buffers.
+    let result = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) };
+    check(result).map_err(Error::kernel("running the filter on a test packet"))?;
+    Ok(TestRun { action: Action::from(options.retval), per_packet: Duration::from_nanos(options.duration.into()) })
+}
+
+/// An XDP program's attachment, gone when this value is dropped or the process dies.
+#[derive(Debug)]
+pub(crate) struct XdpLink(OwnedFd);
+
+impl XdpLink {
+    /// Attaches `program` to the interface of the calling thread's network namespace with index `interface`.
+    /// `mode` is one of the kernel's `XDP_FLAGS_*_MODE`.
+    pub(crate) fn new(program: BorrowedFd<'_>, interface: u32, mode: u32) -> io::Result<Self> {
+        let options = libbpf_sys::bpf_link_create_opts {
+            sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
+            flags: mode,
+            ..Default::default()
+        };
+        let interface = i32::try_from(interface).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the options are complete, and nothing in them points anywhere.
+        let result = unsafe { libbpf_sys::bpf_link_create(program.as_raw_fd(), interface, libbpf_sys::BPF_XDP, &options) };
+        check(result)?;
+        // SAFETY: not negative, so a new descriptor that nobody else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(result) }))
+    }
+
+    /// Detaches now, whoever else may hold the link.
+    pub(crate) fn detach(self) -> io::Result<()> {
+        // SAFETY: takes a descriptor and no pointer.
+        check(unsafe { libbpf_sys::bpf_link_detach(self.0.as_raw_fd()) })
+    }
+}
+
+impl AsFd for XdpLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// libbpf's low-level calls return a negative error number.
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}
