@@ -28,10 +28,19 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* From <linux/if_vlan.h>, which user-space headers do not have. */
+/*
+ * <linux/if_ether.h> declares its header packed, so that the compiler reads the type byte by byte;
+ * user space has no VLAN header.
+ */
+struct ethernet_header {
+	__u8 destination[ETH_ALEN];
+	__u8 source[ETH_ALEN];
+	__be16 type;
+};
+
 struct vlan_header {
 	__be16 tag_control;
-	__be16 encapsulated_protocol;
+	__be16 type;
 };
 
 /* Provider tag outside, customer tag inside (802.1ad). A third tag is not ours to understand. */
@@ -115,28 +124,28 @@ struct {
  */
 static __always_inline struct udphdr *our_datagram(void *data, void *end)
 {
-	struct ethhdr *ethernet = data;
+	struct ethernet_header *ethernet = data;
 	void *network = ethernet + 1;
 	struct udphdr *udp;
-	__be16 protocol;
+	__be16 type;
 
 	if (network > end)
 		return NULL;
-	protocol = ethernet->h_proto;
+	type = ethernet->type;
 
 #pragma unroll
 	for (int tag = 0; tag < VLAN_TAGS_MAX; tag++) {
 		struct vlan_header *vlan = network;
 
-		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
+		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
 			break;
 		network = vlan + 1;
 		if (network > end)
 			return NULL;
-		protocol = vlan->encapsulated_protocol;
+		type = vlan->type;
 	}
 
-	if (protocol == bpf_htons(ETH_P_IP)) {
+	if (type == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = network;
 
 		if ((void *)(ip + 1) > end)
@@ -148,7 +157,7 @@ static __always_inline struct udphdr *our_datagram(void *data, void *end)
 		if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS))
 			return NULL;
 		udp = network + ip->ihl * 4;
-	} else if (protocol == bpf_htons(ETH_P_IPV6)) {
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = network;
 
 		if ((void *)(ip + 1) > end)
@@ -177,11 +186,11 @@ static __always_inline __s64 id_of(void *field, void *end)
 {
 	switch (config.id_width_bytes) {
 	case 1:
-		return field + 1 > end ? -1 : *(__u8 *)field;
+		return field + 1 > end ? -1 : (__s64)*(__u8 *)field;
 	case 2:
-		return field + 2 > end ? -1 : bpf_ntohs(*(__be16 *)field);
+		return field + 2 > end ? -1 : (__s64)bpf_ntohs(*(__be16 *)field);
 	default:
-		return field + 4 > end ? -1 : bpf_ntohl(*(__be32 *)field);
+		return field + 4 > end ? -1 : (__s64)bpf_ntohl(*(__be32 *)field);
 	}
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use crate::Verdict;
 use crate::shared::CounterRow;
 use crate::skeleton::types::counter_row;
 
@@ -44,6 +45,19 @@ impl Counters {
             unwanted: sum(const { place(offset_of!(counter_row, unwanted)) }),
             wanted_passed: sum(const { place(offset_of!(counter_row, wanted_passed)) }),
             wanted_redirected: sum(const { place(offset_of!(counter_row, wanted_redirected)) }),
+        }
+    }
+
+    /// The packets under one verdict.
+    pub fn of(&self, verdict: Verdict) -> u64 {
+        match verdict {
+            Verdict::Foreign => self.foreign,
+            Verdict::OtherSession => self.other_session,
+            Verdict::Malformed => self.malformed,
+            Verdict::IdOutOfRange => self.id_out_of_range,
+            Verdict::Unwanted => self.unwanted,
+            Verdict::WantedPassed => self.wanted_passed,
+            Verdict::WantedRedirected => self.wanted_redirected,
         }
     }
 
