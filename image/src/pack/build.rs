@@ -1,0 +1,397 @@
+//! Making a pack, in two passes over the sources. The first finds for every page which images want it; from that follow the
+//! segments and the chunk ids. In the second each page goes, where it appears first, to the open chunk of its segment.
+//!
+//! Memory: the page index (at most 24 bytes per unique page), one open chunk (256 KiB) per segment that is being filled, 32 bytes per extent
+//! of the manifests, the entries of trees, and queues of a few MiB per thread; nothing else grows with the images.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::body::{BodyBuilder, ByteCounts};
+use super::compress::{self, Compression, RawChunk};
+use super::format::{ALIGN_BYTES, DIRECTORY_ENTRY_BYTES, DirectoryEntry, Header, IMAGES_MAX, SectionKind, Trailer, root};
+use super::records::{ChunkRecord, ImageInfo, encode_chunks, encode_images, encode_segments};
+use super::scan::{Batch, Item, PerBatch, scan};
+use crate::dedup::{ImageSets, Layout, PageIndex, PageState, SetCache};
+use crate::manifest::{self, Body, Content, Extent, Manifest, check_image_name, envelope};
+use crate::partial_file::PartialFile;
+use crate::source::{self, Source};
+use crate::units::pages_of;
+use crate::{CHUNK_PAGES_DEFAULT, ChunkId, Codec, Error, PAGE_BYTES, Pack, Progress, Result, Stage};
+
+/// One image to be packed.
+#[derive(Clone, Debug)]
+pub struct ImageSpec {
+    /// The name that receivers ask for.
+    pub name: String,
+    /// A disk image, a block device or a directory.
+    pub path: PathBuf,
+}
+
+/// How to pack.
+#[derive(Clone, Debug)]
+pub struct PackOptions {
+    /// Pages of a full chunk: 1 to 1024.
+    pub chunk_pages: u32,
+    /// How chunks and sections are compressed. A chunk that would shrink by less than 2 % is stored as it is.
+    pub codec: Codec,
+    /// The zstd level.
+    pub level: i32,
+    /// Replace an existing file.
+    pub force: bool,
+    /// Threads that hash, and threads that compress. 0: as many as there are cores.
+    pub threads: usize,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self { chunk_pages: CHUNK_PAGES_DEFAULT, codec: Codec::Zstd, level: 3, force: false, threads: 0 }
+    }
+}
+
+/// Packs `images` into the file `output`, which appears when it is complete, and opens it.
+///
+/// # Errors
+/// When a source cannot be read or changes meanwhile, or the pack cannot be written. Nothing is left behind then.
+pub fn build(images: &[ImageSpec], output: &Path, options: &PackOptions, progress: &Progress) -> Result<Pack> {
+    check(images, options)?;
+    let mut sources = images.iter().map(|image| source::open(&image.path)).collect::<Result<Vec<_>>>()?;
+    let file = PartialFile::create(output, options.force)?;
+    let threads = match options.threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let mut hash_key = [0; 32];
+    rustix::rand::getrandom(&mut hash_key, rustix::rand::GetRandomFlags::empty()).map_err(Error::io("taking random bytes for", output))?;
+    let builder = Builder { images, options, threads, hash_key, index: PageIndex::new(), progress };
+    let total_bytes = sources.iter().map(|source| source.estimated_bytes()).sum();
+
+    progress.start(Stage::Index, total_bytes);
+    let (sets, checksums) = builder.first_pass(&mut sources)?;
+    progress.start(Stage::Store, total_bytes);
+    let sets = sets.into_sets();
+    let pages_per_set = builder.index.pages_per_set(sets.len());
+    let mut layout = Layout::new(sets, &pages_per_set, options.chunk_pages)?;
+    let stored = builder.second_pass(&mut sources, &checksums, &mut layout, &file)?;
+    progress.start(Stage::Finish, 0);
+    builder.write_sections(&file, &layout, stored)?;
+    file.commit()?;
+    Pack::open(output)
+}
+
+fn check(images: &[ImageSpec], options: &PackOptions) -> Result<()> {
+    if images.is_empty() || images.len() > IMAGES_MAX {
+        return Err(Error::Parameter(format!("a pack holds 1 to {IMAGES_MAX} images")));
+    }
+    if !manifest::chunk_pages_in_range(options.chunk_pages) {
+        return Err(Error::Parameter("a chunk has 1 to 1024 pages".into()));
+    }
+    if options.codec == Codec::Zstd && !zstd::compression_level_range().contains(&options.level) {
+        let range = zstd::compression_level_range();
+        return Err(Error::Parameter(format!("zstd has levels {} to {}", range.start(), range.end())));
+    }
+    for (index, image) in images.iter().enumerate() {
+        check_image_name(&image.name)?;
+        if images[..index].iter().any(|earlier| earlier.name == image.name) {
+            return Err(Error::Parameter(format!("two images have the name {}", image.name)));
+        }
+    }
+    Ok(())
+}
+
+struct Builder<'a> {
+    images: &'a [ImageSpec],
+    options: &'a PackOptions,
+    threads: usize,
+    /// The key of the page index.
+    hash_key: [u8; 32],
+    index: PageIndex,
+    progress: &'a Progress,
+}
+
+/// What the second pass leaves for the sections.
+struct Stored {
+    records: Vec<ChunkRecord>,
+    data_end: u64,
+    bodies: Vec<(Body, ByteCounts)>,
+}
+
+/// A checksum over the data pages of an image and their order, to notice that an image changed between the passes. Pages are added in
+/// any order, since several threads hash them.
+fn checksum(batch: &Batch) -> u128 {
+    let numbered = (batch.first_page_number..).zip(&batch.keys);
+    numbered.fold(0, |sum: u128, (number, key)| {
+        let key = key.map_or(1, |key| key.as_u128());
+        sum.wrapping_add(key.wrapping_mul(u128::from(number) * 2 + 1))
+    })
+}
+
+impl Builder<'_> {
+    /// Fills the index. Returns the sets it refers to, and a checksum per image.
+    fn first_pass(&self, sources: &mut [Box<dyn Source>]) -> Result<(ImageSets, Vec<u128>)> {
+        let sets = ImageSets::default();
+        let mut checksums = Vec::new();
+        for (image, source) in sources.iter_mut().enumerate() {
+            let sum = Mutex::new(0u128);
+            let worker = |_| -> Box<PerBatch<'_>> {
+                let mut cache = SetCache::new(&sets, image);
+                let (index, sum) = (&self.index, &sum);
+                Box::new(move |batch| {
+                    for key in batch.keys.iter().flatten() {
+                        index.want(*key, |set| set.map_or(cache.single(), |set| cache.with_image(set)));
+                    }
+                    let mut sum = sum.lock().map_err(|_| Error::Stopped)?;
+                    *sum = sum.wrapping_add(checksum(batch));
+                    Ok(())
+                })
+            };
+            let workers = (0..self.threads).map(worker).collect();
+            scan(source.as_mut(), &self.hash_key, workers, self.progress, |_| Ok(()))?;
+            checksums.push(sum.into_inner().map_err(|_| Error::Stopped)?);
+        }
+        Ok((sets, checksums))
+    }
+
+    /// Fills, compresses and writes the chunks.
+    fn second_pass(&self, sources: &mut [Box<dyn Source>], checksums: &[u128], layout: &mut Layout, file: &PartialFile) -> Result<Stored> {
+        let chunks = layout.chunks();
+        let compression = Compression { codec: self.options.codec, level: self.options.level };
+        let (raw_sender, raw) = bounded(self.threads * 2);
+        let (stored_sender, stored) = bounded(self.threads * 2);
+        let (outcome, written) = thread::scope(|scope| {
+            let writer = scope.spawn(move || compress::write(&stored, file.file(), file.partial_path(), chunks));
+            let compressors: Vec<_> = (0..self.threads)
+                .map(|_| {
+                    let (raw, stored_sender) = (raw.clone(), stored_sender.clone());
+                    scope.spawn(move || compress::compress(&raw, &stored_sender, compression))
+                })
+                .collect();
+            drop((raw, stored_sender));
+            let mut filler = ChunkFiller {
+                index: &self.index,
+                source: PathBuf::new(),
+                open: vec![None; layout.segments().len()],
+                layout,
+                full: raw_sender,
+                sent: 0,
+            };
+            let bodies = self.fill(sources, checksums, &mut filler);
+            drop(filler);
+            let compressed = compressors.into_iter().try_for_each(join);
+            let written = join(writer);
+            // The one that failed knows why; the others have only noticed that somebody is gone.
+            let outcome = match (bodies, compressed) {
+                (Err(Error::Stopped), Err(error)) => Err(error),
+                (bodies, _) => bodies,
+            };
+            (outcome, written)
+        });
+        let ((records, data_end), bodies) = match (outcome, written) {
+            (Err(Error::Stopped), Err(error)) => return Err(error),
+            (bodies, written) => {
+                let bodies = bodies?;
+                (written?, bodies)
+            }
+        };
+        let records = records.into_iter().collect::<Option<Vec<_>>>().ok_or(Error::Stopped)?;
+        Ok(Stored { records, data_end, bodies })
+    }
+
+    fn fill(&self, sources: &mut [Box<dyn Source>], checksums: &[u128], filler: &mut ChunkFiller<'_>) -> Result<Vec<(Body, ByteCounts)>> {
+        let mut bodies = Vec::new();
+        for (source, expected) in sources.iter_mut().zip(checksums) {
+            let mut body = BodyBuilder::new(source.kind());
+            let mut sum = 0u128;
+            let workers = (0..self.threads).map(|_| -> Box<PerBatch<'_>> { Box::new(|_| Ok(())) }).collect();
+            filler.source = source.path().to_owned();
+            scan(source.as_mut(), &self.hash_key, workers, self.progress, |batch| {
+                sum = sum.wrapping_add(checksum(batch));
+                filler.take(batch, &mut body)
+            })?;
+            if sum != *expected {
+                return Err(Error::SourceChanged { path: source.path().to_owned() });
+            }
+            let counts = body.counts;
+            bodies.push((body.finish(), counts));
+        }
+        if !filler.layout.is_full() {
+            // Cannot be: equal checksums, equal pages.
+            return Err(Error::Stopped);
+        }
+        Ok(bodies)
+    }
+
+    /// Writes everything after the chunks, and the header.
+    fn write_sections(&self, file: &PartialFile, layout: &Layout, stored: Stored) -> Result<()> {
+        let Stored { records, data_end, bodies } = stored;
+        let header = Header {
+            chunk_pages: self.options.chunk_pages,
+            chunks: records.len() as u32,
+            segments: layout.segments().len() as u32,
+            images: self.images.len() as u32,
+        };
+        let mut sections = Sections { offset: data_end, bytes: Vec::new(), directory: Vec::new() };
+        let codec = self.options.codec;
+        sections.add(SectionKind::ChunkTable, 0, encode_chunks(&records), codec);
+        sections.add(SectionKind::SegmentTable, 0, encode_segments(layout.segments(), self.images.len()), codec);
+        let mut infos = Vec::new();
+        let mut manifests = Vec::new();
+        for (image, (body, counts)) in self.images.iter().zip(bodies) {
+            let manifest = into_manifest(image.name.clone(), self.options.chunk_pages, &records, body);
+            infos.push(ImageInfo {
+                name: image.name.clone(),
+                kind: manifest.kind(),
+                logical_bytes: counts.used + counts.zero + counts.hole,
+                used_bytes: counts.used,
+                zero_bytes: counts.zero,
+                hole_bytes: counts.hole,
+                unique_bytes: 0,
+                stored_bytes: 0,
+                chunks: 0,
+            });
+            manifests.push(manifest::encode(&manifest, codec));
+        }
+        sections.add(SectionKind::ImageTable, 0, encode_images(&infos), codec);
+        for (image, manifest) in manifests.into_iter().enumerate() {
+            // Compressed inside, so that it can be sent as it is.
+            sections.add(SectionKind::Manifest, image as u32, manifest, Codec::None);
+        }
+
+        let header = header.encode();
+        let Sections { offset: directory_offset, mut bytes, directory } = sections;
+        let trailer = Trailer { directory_offset, directory_bytes: directory.len() as u64, root: root(&header, &directory) };
+        bytes.extend_from_slice(&directory);
+        bytes.extend_from_slice(&trailer.encode());
+        let write = |bytes: &[u8], offset| {
+            std::os::unix::fs::FileExt::write_all_at(file.file(), bytes, offset).map_err(Error::io("writing", file.partial_path()))
+        };
+        write(&bytes, data_end)?;
+        write(&header, 0)
+    }
+}
+
+fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The sections so far.
+struct Sections {
+    /// Where in the file the next one begins.
+    offset: u64,
+    bytes: Vec<u8>,
+    directory: Vec<u8>,
+}
+
+impl Sections {
+    fn add(&mut self, kind: SectionKind, id: u32, raw: Vec<u8>, codec: Codec) {
+        let raw_bytes = raw.len() as u64;
+        let (codec, stored) = envelope::seal(raw, codec);
+        let (offset, stored_bytes) = (self.offset, stored.len() as u64);
+        let hash = *blake3::hash(&stored).as_bytes();
+        DirectoryEntry { kind, codec, id, offset, stored_bytes, raw_bytes, hash }.encode(&mut self.directory);
+        self.offset += stored_bytes;
+        self.bytes.extend_from_slice(&stored);
+    }
+}
+
+/// Numbers the chunks that the body uses from 0, as manifests do.
+fn into_manifest(name: String, chunk_pages: u32, records: &[ChunkRecord], mut body: Body) -> Manifest {
+    let extents: &mut Vec<Extent> = match &mut body {
+        Body::Disk(disk) => &mut disk.extents,
+        // Just built, so there is one reference and nothing is cloned.
+        Body::Tree(tree) => &mut std::sync::Arc::make_mut(tree).extents,
+    };
+    const UNUSED: u32 = u32::MAX;
+    let mut local = vec![UNUSED; records.len()];
+    for extent in extents.iter() {
+        if let Content::Data { chunk, .. } = extent.content {
+            local[chunk as usize] = 0;
+        }
+    }
+    let mut chunks = Vec::new();
+    for (id, local) in local.iter_mut().enumerate().filter(|(_, local)| **local != UNUSED) {
+        *local = chunks.len() as u32;
+        chunks.push(records[id].descriptor(ChunkId(id as u32)));
+    }
+    for extent in extents {
+        if let Content::Data { chunk, .. } = &mut extent.content {
+            *chunk = local[*chunk as usize];
+        }
+    }
+    Manifest { name, chunk_pages, chunks, body }
+}
+
+/// Puts pages into the chunks of their segments.
+struct ChunkFiller<'a> {
+    index: &'a PageIndex,
+    layout: &'a mut Layout,
+    /// The source that is being scanned, for messages.
+    source: PathBuf,
+    /// By segment: the chunk that is being filled.
+    open: Vec<Option<Vec<u8>>>,
+    full: Sender<RawChunk>,
+    /// Chunks that were sent to be compressed.
+    sent: u64,
+}
+
+impl ChunkFiller<'_> {
+    fn take(&mut self, batch: &mut Batch, body: &mut BodyBuilder) -> Result<()> {
+        let items = std::mem::take(&mut batch.items);
+        for item in items {
+            match item {
+                Item::Entry(entry) => body.entry(*entry),
+                Item::Hole { target_offset, length } => body.hole(target_offset, length),
+                Item::Data { target_offset, length, first_page } => {
+                    for page in 0..pages_of(length) {
+                        let done = page * PAGE_BYTES as u64;
+                        let in_page = (length - done).min(PAGE_BYTES as u64);
+                        self.page(batch, first_page + page as usize, target_offset + done, in_page, body)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, batch: &Batch, page: usize, offset: u64, length: u64, body: &mut BodyBuilder) -> Result<()> {
+        let Some(key) = batch.keys[page] else {
+            body.zero(offset, length);
+            return Ok(());
+        };
+        let state = self.index.state(key).ok_or_else(|| Error::SourceChanged { path: self.source.clone() })?;
+        let slot = match state {
+            PageState::Stored(slot) => slot,
+            PageState::Wanted(set) => {
+                let segment = self.layout.segment_of(set);
+                let slot = self.layout.next_slot(segment);
+                let slot = slot.ok_or_else(|| Error::SourceChanged { path: self.source.clone() })?;
+                self.index.store(key, slot);
+                self.append(segment, self.layout.place(slot).0, batch.page(page))?;
+                slot
+            }
+        };
+        let (chunk, page) = self.layout.place(slot);
+        body.data(offset, length, chunk, page);
+        Ok(())
+    }
+
+    /// Adds a page to a segment's open chunk, and sends the chunk off when it is full.
+    fn append(&mut self, segment: usize, id: ChunkId, page: &[u8]) -> Result<()> {
+        let full_bytes = self.layout.pages_of_chunk(segment, id) as usize * PAGE_BYTES;
+        let open = self.open[segment].get_or_insert_with(|| Vec::with_capacity(full_bytes));
+        open.extend_from_slice(page);
+        if open.len() == full_bytes
+            && let Some(raw) = self.open[segment].take()
+        {
+            let chunk = RawChunk { number: self.sent, id, segment: segment as u32, raw };
+            self.sent += 1;
+            self.full.send(chunk).map_err(|_| Error::Stopped)?;
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(DIRECTORY_ENTRY_BYTES == 64 && ALIGN_BYTES.is_multiple_of(PAGE_BYTES));

@@ -1,0 +1,15 @@
+//! A pack: one file with every chunk once, and the manifest of every image. [`build()`] writes one, [`Pack`] reads it,
+//! [`Pack::verify`] proves it whole. docs/pack-format.md describes every byte.
+
+mod body;
+pub mod build;
+mod compress;
+pub mod format;
+mod read;
+mod records;
+mod scan;
+mod verify;
+
+pub use build::{ImageSpec, PackOptions, build};
+pub use read::{ChunkRecord, ImageInfo, Pack, Segment};
+pub use verify::VerifyReport;

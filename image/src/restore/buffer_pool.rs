@@ -1,0 +1,204 @@
+//! Page-aligned buffers from one region that is taken and touched at the start, so that no data path allocates, O_DIRECT accepts every
+//! buffer, and io_uring can register the region once. A buffer returns to its pool when it is dropped.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::units::round_up;
+use crate::{Error, PAGE_BYTES, Result};
+
+/// A fixed number of buffers of one size. Clones share them.
+#[derive(Clone)]
+pub struct BufferPool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    region: NonNull<u8>,
+    region_bytes: usize,
+    buffer_bytes: usize,
+    /// Indices of the buffers that nobody has. The last one back is the first one out: it may still be in a cache.
+    free: Mutex<Vec<u32>>,
+    returned: Condvar,
+}
+
+// SAFETY: the region is plain memory, owned by this value and reached only through buffers. An index leaves `free` before its part of the
+// region is handed out and returns after the buffer is gone, so no two buffers overlap.
+unsafe impl Send for Shared {}
+// SAFETY: as above; `free` is behind a lock, everything else is never changed.
+unsafe impl Sync for Shared {}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping made in `BufferPool::new`; every buffer holds an `Arc` of this value, so none is left.
+        let _ = unsafe { munmap(self.region.as_ptr().cast(), self.region_bytes) };
+    }
+}
+
+impl BufferPool {
+    /// Takes `count` buffers of `buffer_bytes` each, rounded up to whole pages, and touches them.
+    ///
+    /// # Errors
+    /// When the kernel does not give that much memory.
+    pub fn new(count: usize, buffer_bytes: usize) -> Result<Self> {
+        let buffer_bytes = round_up(buffer_bytes.max(1) as u64, PAGE_BYTES as u64) as usize;
+        let region_bytes = count.max(1).checked_mul(buffer_bytes);
+        let region_bytes = region_bytes.filter(|&bytes| bytes <= isize::MAX as usize && count < u32::MAX as usize);
+        let region_bytes = region_bytes.ok_or_else(|| Error::Parameter(format!("{count} buffers of {buffer_bytes} bytes are too many")))?;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let mapping = unsafe {
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            mmap_anonymous(std::ptr::null_mut(), region_bytes, protection, MapFlags::PRIVATE)
+        };
+        let region = mapping.ok().and_then(|mapping| NonNull::new(mapping.cast::<u8>()));
+        let region = region.ok_or_else(|| Error::Parameter(format!("no memory for {count} buffers of {buffer_bytes} bytes")))?;
+        let free = (0..count as u32).rev().collect();
+        let shared = Shared { region, region_bytes, buffer_bytes, free: Mutex::new(free), returned: Condvar::new() };
+        // Huge pages are fewer to touch and to register; this is a wish that may be refused.
+        // SAFETY: the range is the mapping just made; the advice does not change its content.
+        let _ = unsafe { madvise(region.as_ptr().cast(), region_bytes, Advice::LinuxHugepage) };
+        for offset in (0..region_bytes).step_by(PAGE_BYTES) {
+            // SAFETY: inside the mapping, which nobody else knows yet. Volatile, so that the write that touches the page is not left out.
+            unsafe { region.as_ptr().add(offset).write_volatile(0) };
+        }
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// A buffer, or `None` while all are in use. It holds what its last user left in it.
+    #[must_use]
+    pub fn take(&self) -> Option<Buffer> {
+        let index = self.free().pop()?;
+        Some(Buffer { shared: Arc::clone(&self.shared), index })
+    }
+
+    /// A buffer, as soon as there is one.
+    #[must_use]
+    pub fn take_wait(&self) -> Buffer {
+        let mut free = self.free();
+        loop {
+            if let Some(index) = free.pop() {
+                return Buffer { shared: Arc::clone(&self.shared), index };
+            }
+            free = self.shared.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// How many buffers nobody has.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        self.free().len()
+    }
+
+    /// Bytes of each buffer.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.shared.buffer_bytes
+    }
+
+    /// Start and length of the region, to be registered; buffer `i` begins at `i * buffer_bytes()`.
+    pub(super) fn region(&self) -> (*mut u8, usize) {
+        (self.shared.region.as_ptr(), self.shared.region_bytes)
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<u32>> {
+        // A push or pop does not leave the list half changed.
+        self.shared.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BufferPool {{ {} of {} bytes free }}", self.available(), self.shared.buffer_bytes)
+    }
+}
+
+/// One buffer, page-aligned. Returns to its pool when dropped.
+pub struct Buffer {
+    shared: Arc<Shared>,
+    index: u32,
+}
+
+impl Buffer {
+    /// Where it begins.
+    pub(super) fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: the index is below the count that the region was made for.
+        unsafe { self.shared.region.as_ptr().add(self.index as usize * self.shared.buffer_bytes) }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: this part of the region is initialised and belongs to this buffer alone, see `Shared`.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.shared.buffer_bytes) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.shared.buffer_bytes) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.index);
+        self.shared.returned.notify_one();
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer {{ {} }}", self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_do_not_overlap() {
+        let pool = BufferPool::new(3, 5000).unwrap();
+        assert_eq!(pool.buffer_bytes(), 8192);
+        let mut buffers: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
+        assert_eq!(buffers.len(), 3);
+        for (number, buffer) in buffers.iter_mut().enumerate() {
+            assert_eq!(buffer.as_ptr() as usize % PAGE_BYTES, 0);
+            buffer.fill(number as u8);
+        }
+        for (number, buffer) in buffers.iter().enumerate() {
+            assert!(buffer.iter().all(|&byte| byte == number as u8));
+        }
+    }
+
+    #[test]
+    fn a_dropped_buffer_can_be_taken_again() {
+        let pool = BufferPool::new(1, 4096).unwrap();
+        let buffer = pool.take().unwrap();
+        assert!(pool.take().is_none());
+        let waiting = std::thread::spawn({
+            let pool = pool.clone();
+            move || pool.take_wait().len()
+        });
+        drop(buffer);
+        assert_eq!(waiting.join().unwrap(), 4096);
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn a_buffer_outlives_its_pool() {
+        let pool = BufferPool::new(1, 4096).unwrap();
+        let mut buffer = pool.take().unwrap();
+        drop(pool);
+        buffer.fill(7);
+        assert_eq!(buffer[4095], 7);
+    }
+}

@@ -1,0 +1,59 @@
+//! Stored bytes of a chunk to raw bytes. Nothing is decompressed before its hash has been checked.
+
+use std::cell::RefCell;
+
+use crate::manifest::ChunkDescriptor;
+use crate::{Codec, Error, Result};
+
+thread_local! {
+    /// A context costs 100 KiB and some time to make: one per thread.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Checks that `stored` is what `chunk` describes.
+///
+/// # Errors
+/// When length or BLAKE3 differ.
+pub fn check_chunk(chunk: &ChunkDescriptor, stored: &[u8]) -> Result<()> {
+    let wrong = |why: String| Err(Error::Chunk { chunk: chunk.id, why });
+    if stored.len() != chunk.stored_bytes as usize {
+        return wrong(format!("{} bytes instead of {}", stored.len(), chunk.stored_bytes));
+    }
+    if *blake3::hash(stored).as_bytes() != chunk.hash {
+        return wrong("its BLAKE3 differs: it is damaged".into());
+    }
+    Ok(())
+}
+
+/// Checks `stored` against the chunk's BLAKE3 and decodes it into `raw`, which must have exactly the chunk's raw length.
+///
+/// # Errors
+/// When a length or the hash differs, or it does not decompress. `raw` is then of no use.
+pub fn decode_chunk(chunk: &ChunkDescriptor, stored: &[u8], raw: &mut [u8]) -> Result<()> {
+    check_chunk(chunk, stored)?;
+    let wrong = |why: String| Err(Error::Chunk { chunk: chunk.id, why });
+    if raw.len() != chunk.raw_bytes as usize {
+        return wrong(format!("room for {} raw bytes instead of {}", raw.len(), chunk.raw_bytes));
+    }
+    match chunk.codec {
+        Codec::None if stored.len() == raw.len() => {
+            raw.copy_from_slice(stored);
+            Ok(())
+        }
+        Codec::None => wrong("stored and raw length differ without compression".into()),
+        Codec::Zstd => {
+            let decoded = DECOMPRESSOR.with_borrow_mut(|slot| {
+                let context = match slot {
+                    Some(context) => context,
+                    None => slot.insert(zstd::bulk::Decompressor::new()?),
+                };
+                context.decompress_to_buffer(stored, raw)
+            });
+            match decoded {
+                Ok(length) if length == chunk.raw_bytes as usize => Ok(()),
+                Ok(length) => wrong(format!("it decompresses to {length} bytes instead of {}", chunk.raw_bytes)),
+                Err(error) => wrong(format!("it does not decompress: {error}")),
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Sources of images: each is scanned from front to back, once per pass, and hands its content to a [`PageSink`]. Sources need not
+//! seek, so that compressed and streamed ones fit the same trait.
+
+mod disk;
+mod file_runs;
+mod tree;
+
+use std::path::{Path, PathBuf};
+
+use crate::manifest::Entry;
+use crate::{Error, ImageKind, Result};
+
+pub use disk::DiskSource;
+pub use tree::TreeSource;
+
+/// Something an image can be packed from.
+pub trait Source: Send {
+    /// Disk or tree.
+    fn kind(&self) -> ImageKind;
+
+    /// Where it is, for messages.
+    fn path(&self) -> &Path;
+
+    /// Hands over the whole content, from front to back. Called once per pass; each call gives the same unless somebody changes
+    /// the source meanwhile, which the caller finds out.
+    ///
+    /// # Errors
+    /// Those of reading, and those of `sink`.
+    fn scan(&mut self, sink: &mut dyn PageSink) -> Result<()>;
+
+    /// Roughly how many bytes a scan will read: for a progress line.
+    fn estimated_bytes(&self) -> u64;
+}
+
+/// Takes the content of a source. Runs come in ascending order and without gaps, for a disk from 0 to its end, for a file of a tree from 0
+/// to its size after the file's [`PageSink::entry`].
+pub trait PageSink {
+    /// The next entry of a tree, parents before children. The extents of a file are left empty. Returns at once; the runs that
+    /// follow belong to this entry.
+    ///
+    /// # Errors
+    /// When packing has failed elsewhere.
+    fn entry(&mut self, entry: Entry) -> Result<()>;
+
+    /// A run of data, cut into pages from its first byte: a partition that does not begin at a page of the disk is given as a run of
+    /// its own, so that its pages are found elsewhere too. `read` is called with buffers to be filled with the run's next bytes.
+    ///
+    /// # Errors
+    /// Those of `read`, or when packing has failed elsewhere.
+    fn data(&mut self, target_offset: u64, length: u64, read: &mut ReadRun<'_>) -> Result<()>;
+
+    /// A run that the source does not store and that reads as zeros.
+    ///
+    /// # Errors
+    /// When packing has failed elsewhere.
+    fn hole(&mut self, target_offset: u64, length: u64) -> Result<()>;
+}
+
+/// Fills a buffer with the next bytes of a run, entirely.
+pub type ReadRun<'a> = dyn FnMut(&mut [u8]) -> Result<()> + 'a;
+
+/// Opens whatever is at `path`: a directory is a tree, a regular file or block device a disk.
+///
+/// # Errors
+/// When there is nothing that can be packed.
+pub fn open(path: &Path) -> Result<Box<dyn Source>> {
+    let metadata = std::fs::metadata(path).map_err(Error::io("opening", path))?;
+    let path: PathBuf = path.to_owned();
+    if metadata.is_dir() { Ok(Box::new(TreeSource::new(path))) } else { Ok(Box::new(DiskSource::open(path)?)) }
+}
