@@ -40,6 +40,24 @@ impl ChunkId {
     }
 }
 
+/// A moment, in microseconds since a start that each program chooses. The state machines take time as a value and never look at a
+/// clock, so that a simulator can run them; moments of two machines have nothing to do with each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Micros(pub u64);
+
+impl Micros {
+    /// The moment `us` microseconds later.
+    #[must_use]
+    pub fn after(self, us: u64) -> Micros {
+        Micros(self.0.saturating_add(us))
+    }
+
+    /// Microseconds from `earlier` to `self`; 0 when `earlier` is not earlier.
+    pub fn since(self, earlier: Micros) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
 /// Position of a packet in its stream. It wraps; compare with [`Sequence::since`] only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sequence(pub u32);

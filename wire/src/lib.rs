@@ -17,4 +17,4 @@ pub mod proto;
 pub mod report;
 pub mod session;
 
-pub use ids::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+pub use ids::{ChunkId, Micros, Sequence, SessionId, StreamId, SymbolIndex};

@@ -26,7 +26,8 @@ pub struct ChunkRange {
 pub struct Deficit {
     /// The chunk.
     pub chunk: ChunkId,
-    /// How many more symbols are needed to decode it; at least 1.
+    /// How many more symbols are needed to decode it. 0: it has enough of them and waits to be verified; without such an entry the
+    /// sender would take the chunk as wholly lost (see [`Report::passed`]).
     pub symbols: u16,
     /// The source symbols that it lacks, all of them, when they are no more than [`MISSING_LISTED_MAX`]; else empty.
     pub missing: Vec<SymbolIndex>,
@@ -41,7 +42,8 @@ pub struct Report {
     pub passed: Vec<(StreamId, Sequence)>,
     /// Chunks that need nothing more: assembled and verified since the last report.
     pub completed: Vec<ChunkRange>,
-    /// Chunks that were sent and could not be assembled, with what they lack.
+    /// Chunks that were sent and are not verified, with what they lack, when that differs from what was last reported. What a chunk
+    /// lacks stays as reported until another entry or its completion; before the first entry it is K.
     pub deficits: Vec<Deficit>,
     /// Packets of this session that the filter or socket saw since the last report, wanted or not.
     pub packets_seen: u64,
@@ -128,14 +130,13 @@ impl Report {
             if deficit.chunk >= chunk_count {
                 return Err(ReportError::Chunk(deficit.chunk.into()));
             }
-            let symbols = u16::try_from(deficit.symbols).ok().filter(|&symbols| symbols > 0);
             if deficit.missing.len() > MISSING_LISTED_MAX {
                 return Err(ReportError::TooMany("missing symbols"));
             }
             let symbol = |&index: &u32| u16::try_from(index).map(SymbolIndex).map_err(|_| ReportError::Range("symbol index"));
             Ok(Deficit {
                 chunk: ChunkId(deficit.chunk),
-                symbols: symbols.ok_or(ReportError::Range("deficit"))?,
+                symbols: u16::try_from(deficit.symbols).map_err(|_| ReportError::Range("deficit"))?,
                 missing: deficit.missing.iter().map(symbol).collect::<Result<_, _>>()?,
             })
         };
@@ -194,7 +195,7 @@ mod tests {
         #[test]
         fn a_report_survives_the_schema(
             passed in proptest::collection::vec((any::<u16>(), any::<u32>()), 0..4),
-            deficits in proptest::collection::vec((0u32..100, 1u16..300, proptest::collection::vec(any::<u16>(), 0..16)), 0..20),
+            deficits in proptest::collection::vec((0u32..100, 0u16..300, proptest::collection::vec(any::<u16>(), 0..16)), 0..20),
             seen: u64, sent: u64, backlog in 0u16..=1000,
         ) {
             let report = Report {

@@ -79,6 +79,11 @@ impl SessionParameters {
     /// Whether a packet with a sound CRC fits this session, given the stored size of its chunk: right session, right K, a symbol that
     /// the code has, and a symbol of the right length. `stored_bytes` is asked only for chunk ids within range.
     pub fn admits(&self, header: &Header, symbol: &[u8], stored_bytes: impl FnOnce(u32) -> Option<u32>) -> bool {
+        self.admits_length(header, symbol.len(), stored_bytes)
+    }
+
+    /// As [`SessionParameters::admits`] for one who has only the symbol's length, such as a state machine that never sees bytes.
+    pub fn admits_length(&self, header: &Header, symbol_bytes: usize, stored_bytes: impl FnOnce(u32) -> Option<u32>) -> bool {
         if header.session != self.session {
             return false;
         }
@@ -86,7 +91,7 @@ impl SessionParameters {
             Kind::Sync => header.chunk.0 == self.chunk_count,
             Kind::Symbol => {
                 header.chunk.0 < self.chunk_count
-                    && symbol.len() == usize::from(self.symbol_bytes)
+                    && symbol_bytes == usize::from(self.symbol_bytes)
                     && stored_bytes(header.chunk.0).is_some_and(|bytes| {
                         let k = self.source_symbols(bytes);
                         header.source_symbols == k && header.symbol.0 < k + erasure::repair_symbols(k)
