@@ -53,6 +53,17 @@ struct vlan_header {
 #define QUEUES_MAX 1024
 
 /*
+ * 4 MiB of bits, the largest array value that all kernels since 5.18 take.
+ */
+#define ID_COUNT_MAX (1 << 25)
+
+/*
+ * Rows of counters, 64 KiB. CPUs this far apart share a row and, in the rare event that both are in the same
+ * instruction, lose a count; a power of two, so that one AND satisfies the verifier.
+ */
+#define CPU_COUNT_MAX 1024
+
+/*
  * Set by user space before load. Offsets count from the start of the UDP payload.
  * `match_value` and `match_mask` hold the bytes in the order of the packet, so that comparing them
  * needs no byte swap; `match_value` has no bit outside `match_mask`.
@@ -72,7 +83,7 @@ struct filter_config {
 
 const volatile struct filter_config config = {};
 
-/* One row per CPU, one cache line per row: CPUs never share a line, user space reads without a call. */
+/* A row per CPU and a cache line per row, so that CPUs never write to one line. */
 struct counter_row {
 	__u64 foreign;
 	__u64 other_session;
@@ -84,23 +95,14 @@ struct counter_row {
 	__u64 unused;
 } __attribute__((aligned(64)));
 
-/* The want set: bit `id % 64` of word `id / 64`. User space sets the number of words before load. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} wanted SEC(".maps");
-
-/* User space sets the number of rows to the number of possible CPUs before load. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct counter_row);
-} counters SEC(".maps");
+/*
+ * Sections of their own, so that each is a map of its own that user space maps into its memory. The program
+ * addresses them directly: a map lookup would cost more instructions than the test of a bit.
+ *
+ * The want set: bit `id % 64` of word `id / 64`. User space cuts it to what `id_count` needs before load.
+ */
+__u64 wanted[ID_COUNT_MAX / 64] SEC(".bss.wanted");
+struct counter_row counters[CPU_COUNT_MAX] SEC(".bss.counters");
 
 /* Receive queue to AF_XDP socket. */
 struct {
@@ -110,13 +112,7 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } sockets SEC(".maps");
 
-#define COUNT(verdict)                                                            \
-	do {                                                                      \
-		__u32 cpu = bpf_get_smp_processor_id();                           \
-		struct counter_row *row = bpf_map_lookup_elem(&counters, &cpu);   \
-		if (row)                                                          \
-			row->verdict++;                                           \
-	} while (0)
+#define COUNT(verdict) (counters[bpf_get_smp_processor_id() & (CPU_COUNT_MAX - 1)].verdict++)
 
 /*
  * The UDP header of a packet to one of our ports, or NULL. Most traffic of a machine that is not ours
@@ -201,8 +197,6 @@ int discus_filter(struct xdp_md *context)
 	void *end = (void *)(long)context->data_end;
 	struct udphdr *udp = our_datagram(data, end);
 	void *payload;
-	__u32 index;
-	__u64 *word;
 	__s64 id;
 
 	if (!udp) {
@@ -231,9 +225,8 @@ int discus_filter(struct xdp_md *context)
 		COUNT(id_out_of_range);
 		return XDP_DROP;
 	}
-	index = id / 64;
-	word = bpf_map_lookup_elem(&wanted, &index);
-	if (!word || !(*word >> (id % 64) & 1)) {
+	/* In bounds because the verifier knows `id_count`. */
+	if (!(wanted[id / 64] >> (id % 64) & 1)) {
 		COUNT(unwanted);
 		return XDP_DROP;
 	}

@@ -7,8 +7,10 @@ use crate::skeleton::types;
 /// filter sees only that buffer of a multi-buffer (jumbo) packet.
 const FIELD_END_MAX_BYTES: u32 = 1024;
 
-/// 2^30 ids are 128 MiB of locked kernel memory; more is a mistake in the arguments, not a feed.
-const ID_COUNT_MAX: u32 = 1 << 30;
+/// Bits in the largest array value that all kernels since 5.18 take, 4 MiB. With chunks of 256 KiB that is 8 TiB.
+const ID_COUNT_MAX: u32 = 1 << 25;
+// The C program's array is of this size before it is cut.
+const _: () = assert!(size_of::<types::bss_wanted>() == ID_COUNT_MAX as usize / 8);
 
 /// Bytes of the match field.
 const MATCH_BYTES: u16 = 8;
@@ -31,7 +33,7 @@ pub struct FilterConfig {
     pub id_offset: u16,
     /// How wide the id is.
     pub id_width: IdWidth,
-    /// Number of ids, the size of the want set in bits; ids from here on are dropped.
+    /// Number of ids, the size of the want set in bits, at most 2^25; ids from here on are dropped.
     pub id_count: u32,
     /// What happens to a wanted packet.
     pub on_wanted: OnWanted,
@@ -159,7 +161,7 @@ mod tests {
             FilterConfig { port_count: 0, ..valid() },
             FilterConfig { first_port: 65535, port_count: 2, ..valid() },
             FilterConfig { id_count: 0, ..valid() },
-            FilterConfig { id_count: u32::MAX, ..valid() },
+            FilterConfig { id_count: ID_COUNT_MAX + 1, ..valid() },
             FilterConfig { id_offset: 1021, ..valid() },
             FilterConfig { match_offset: 1017, ..valid() },
         ] {

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use crate::kernel::{TestRun, XdpLink, test_run};
 use crate::shared::{CounterRow, Shared};
 use crate::skeleton::{FilterSkelBuilder, types};
-use crate::want_set::words_for;
+use crate::want_set::bytes_for;
 use crate::{Counters, Error, FilterConfig, WantSet, libbpf_log};
 
 /// Where in the receive path the filter shall run.
@@ -66,7 +66,7 @@ impl LoadedFilter {
     /// [`Error::Config`] without asking the kernel, [`Error::Permission`], [`Error::Load`].
     pub fn load(config: &FilterConfig) -> Result<Self, Error> {
         let constants = config.to_constants()?;
-        let (result, log) = libbpf_log::collect(|| load_maps_and_program(constants, words_for(config.id_count)));
+        let (result, log) = libbpf_log::collect(|| load_maps_and_program(constants, bytes_for(config.id_count)));
         let parts = result.map_err(|error| match error.kind() {
             libbpf_rs::ErrorKind::PermissionDenied => Error::Permission,
             _ => Error::Load { reason: format!("{error:#}"), log },
@@ -202,21 +202,21 @@ struct Parts {
     sockets: MapHandle,
 }
 
-fn load_maps_and_program(constants: types::filter_config, words: usize) -> libbpf_rs::Result<Parts> {
+fn load_maps_and_program(constants: types::filter_config, wanted_bytes: u32) -> libbpf_rs::Result<Parts> {
     let mut object = MaybeUninit::uninit();
     let mut skeleton = FilterSkelBuilder::default().open(&mut object)?;
     let Some(rodata) = skeleton.maps.rodata_data.as_deref_mut() else {
         return Err(io::Error::other("the program has no constants").into());
     };
     rodata.config = constants;
-    // An id is 32 bits wide, so that the number of its words fits.
-    skeleton.maps.wanted.set_max_entries(words as u32)?;
-    skeleton.maps.counters.set_max_entries(libbpf_rs::num_possible_cpus()? as u32)?;
+    // Resizing moves libbpf's mapping of the map, so nobody may keep a reference into it.
+    skeleton.maps.bss_wanted_data = None;
+    skeleton.maps.bss_wanted.set_value_size(wanted_bytes)?;
     let skeleton = skeleton.load()?;
     Ok(Parts {
         program: skeleton.progs.discus_filter.as_fd().try_clone_to_owned()?,
-        wanted: MapHandle::try_from(&skeleton.maps.wanted)?,
-        counters: MapHandle::try_from(&skeleton.maps.counters)?,
+        wanted: MapHandle::try_from(&skeleton.maps.bss_wanted)?,
+        counters: MapHandle::try_from(&skeleton.maps.bss_counters)?,
         sockets: MapHandle::try_from(&skeleton.maps.sockets)?,
     })
 }

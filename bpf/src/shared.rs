@@ -27,7 +27,7 @@ unsafe impl Shareable for AtomicU64 {}
 // SAFETY: consists of atomic numbers only; alignment adds no bytes to 64.
 unsafe impl Shareable for CounterRow {}
 
-/// All values of a memory-mappable array map.
+/// An array of the C program.
 #[derive(Debug)]
 pub(crate) struct Shared<T: Shareable> {
     values: NonNull<T>,
@@ -43,16 +43,9 @@ unsafe impl<T: Shareable> Sync for Shared<T> {}
 impl<T: Shareable> Shared<T> {
     /// Maps the values of `map`, which keeps the map alive even when its descriptor is closed.
     ///
-    /// The map must be an array with `BPF_F_MMAPABLE` whose value size is the size of `T`.
+    /// The map must be a memory-mappable array of one value, which is an array of `T` in C.
     pub(crate) fn new(map: &MapHandle) -> Result<Self, Error> {
-        // The kernel lays elements out at multiples of 8 bytes; both types have such sizes.
-        if map.value_size() as usize != size_of::<T>() {
-            return Err(Error::Load {
-                reason: format!("map {:?} has values of {} bytes, not {}", map.name(), map.value_size(), size_of::<T>()),
-                log: String::new(),
-            });
-        }
-        let count = map.max_entries() as usize;
+        let count = map.value_size() as usize / size_of::<T>();
         let page_bytes = rustix::param::page_size();
         let mapped_bytes = (count * size_of::<T>()).next_multiple_of(page_bytes);
         // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing of this program.

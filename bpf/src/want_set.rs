@@ -119,8 +119,13 @@ impl fmt::Debug for WantSet {
 }
 
 /// Number of 64-bit words that hold `len` bits.
-pub(crate) fn words_for(len: u32) -> usize {
+fn words_for(len: u32) -> usize {
     len.div_ceil(WORD_BITS) as usize
+}
+
+/// Size of the words that hold `len` bits; below 2^30.
+pub(crate) fn bytes_for(len: u32) -> u32 {
+    len.div_ceil(WORD_BITS) * (WORD_BITS / 8)
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Trial::test("a_closed_socket_gives_its_packets_back_to_the_stack", a_closed_socket_gives_its_packets_back),
         Trial::test("only_af_xdp_sockets_on_possible_queues_are_registered", only_af_xdp_sockets_are_registered),
         Trial::test("the_want_set_outlives_the_filter", the_want_set_outlives_the_filter),
+        Trial::test("the_largest_want_set_works_to_its_last_id", the_largest_want_set_works_to_its_last_id),
         Trial::test("every_fixture_stays_within_the_budget", every_fixture_stays_within_the_budget),
     ]);
     support::run(unprivileged, privileged)
@@ -176,6 +177,17 @@ fn the_want_set_outlives_the_filter() -> Result<(), Failed> {
     wants.set_all();
     drop(filter);
     check(wants.count() == 100_000 && wants.clear(99_999) && wants.count() == 99_999, || format!("{wants:?}"))
+}
+
+fn the_largest_want_set_works_to_its_last_id() -> Result<(), Failed> {
+    const LAST: u32 = (1 << 25) - 1;
+    let filter = LoadedFilter::load(&FilterConfig { id_count: LAST + 1, ..fixtures::config() })?;
+    filter.want_set().set(LAST);
+    for (id, expected) in [(LAST, bpf::Action::Pass), (LAST - 1, bpf::Action::Drop), (0, bpf::Action::Drop)] {
+        let run = filter.test_run(&fixtures::Frame::udp(fixtures::PORT, fixtures::payload(id)).bytes(), 1)?;
+        check(run.action == expected, || format!("id {id}: {:?}", run.action))?;
+    }
+    Ok(())
 }
 
 /// The least of many short rounds, and more of them for as long as a busy machine disturbs them.

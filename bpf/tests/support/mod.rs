@@ -3,8 +3,8 @@
 // Each test program uses a part.
 #![allow(dead_code)]
 
-pub mod model;
-pub mod namespaces;
+pub(crate) mod model;
+pub(crate) mod namespaces;
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Trial};
 
 /// Runs the trials; those in `privileged` only where the kernel lets this process load filters, else they
 /// are reported as ignored and the reason is printed.
-pub fn run(unprivileged: Vec<Trial>, privileged: Vec<Trial>) -> ExitCode {
+pub(crate) fn run(unprivileged: Vec<Trial>, privileged: Vec<Trial>) -> ExitCode {
     let arguments = Arguments::from_args();
     let refused = matches!(LoadedFilter::load(&fixtures::config()), Err(Error::Permission));
     if refused && !arguments.list {
@@ -27,11 +27,11 @@ pub fn run(unprivileged: Vec<Trial>, privileged: Vec<Trial>) -> ExitCode {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough randomness for tests, from a seed that a failure prints.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -40,7 +40,7 @@ impl Random {
     }
 
     /// A number below `bound`, which is small enough for the bias not to matter.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound as u64) as usize
     }
 }

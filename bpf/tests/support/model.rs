@@ -3,7 +3,7 @@
 use bpf::{FilterConfig, IdWidth, OnWanted, Verdict, WantSet};
 
 /// What the filter must say about `packet`, a frame that arrived on a queue with or without a socket.
-pub fn judge(config: &FilterConfig, wants: &WantSet, with_socket: bool, packet: &[u8]) -> Verdict {
+pub(crate) fn judge(config: &FilterConfig, wants: &WantSet, with_socket: bool, packet: &[u8]) -> Verdict {
     let Some((udp_length, payload)) = datagram(config, packet) else { return Verdict::Foreign };
     if config.match_mask != 0 {
         let Some(bytes) = field::<8>(payload, config.match_offset) else { return Verdict::OtherSession };

@@ -8,21 +8,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Two namespaces with one veth between them; each end is `eth0` in its namespace, 10.77.0.1 and 10.77.0.2.
-pub struct Pair {
+pub(crate) struct Pair {
     /// Where the test sends from.
-    pub sender: Namespace,
+    pub(crate) sender: Namespace,
     /// Where the filter is.
-    pub receiver: Namespace,
+    pub(crate) receiver: Namespace,
 }
 
 /// A namespace by its name.
-pub struct Namespace(String);
+pub(crate) struct Namespace(String);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Pair {
     /// Makes the pair, with names that no other test has.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = |side| format!("bpft-{}-{number}{side}", std::process::id());
         let (sender, receiver) = (Namespace::new(name("s"))?, Namespace::new(name("r"))?);
@@ -48,31 +48,31 @@ impl Namespace {
     }
 
     /// `ip` in this namespace.
-    pub fn ip(&self, arguments: &[&str]) -> io::Result<Output> {
+    pub(crate) fn ip(&self, arguments: &[&str]) -> io::Result<Output> {
         ip(&[&["-netns", &self.0], arguments].concat())
     }
 
     /// A command that will run in this namespace.
-    pub fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0, program]);
         command
     }
 
     /// Runs `action` on a thread inside this namespace. Sockets opened there stay in it wherever they are used.
-    pub fn inside<R: Send>(&self, action: impl FnOnce() -> R + Send) -> io::Result<R> {
+    pub(crate) fn inside<R: Send>(&self, action: impl FnOnce() -> R + Send) -> io::Result<R> {
         let namespace = File::open(format!("/run/netns/{}", self.0))?;
         std::thread::scope(|scope| {
             let worker = scope.spawn(move || {
                 move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network))?;
                 Ok(action())
             });
-            worker.join().unwrap()
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
     /// Whether an XDP program is attached to `eth0`.
-    pub fn has_xdp(&self) -> io::Result<bool> {
+    pub(crate) fn has_xdp(&self) -> io::Result<bool> {
         let shown = self.ip(&["-details", "link", "show", "eth0"])?;
         Ok(String::from_utf8_lossy(&shown.stdout).contains("prog/xdp"))
     }
