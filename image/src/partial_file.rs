@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -60,16 +60,6 @@ impl PartialFile {
     /// The temporary name, for messages.
     pub(crate) fn partial_path(&self) -> &Path {
         &self.partial_path
-    }
-
-    /// Opens the same file once more, with these flags added.
-    pub(crate) fn reopen(&self, flags: OFlags) -> std::io::Result<File> {
-        let file = File::options().write(true).custom_flags((flags | OFlags::NOFOLLOW).bits() as i32).open(&self.partial_path)?;
-        let (ours, theirs) = (self.file.metadata()?, file.metadata()?);
-        if (ours.dev(), ours.ino()) != (theirs.dev(), theirs.ino()) {
-            return Err(std::io::Error::other("the file was replaced by another"));
-        }
-        Ok(file)
     }
 
     /// Flushes the file, gives it its name, and flushes the directory.

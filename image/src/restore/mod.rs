@@ -4,6 +4,14 @@
 
 mod buffer_pool;
 mod decode;
+mod from_pack;
+mod places;
+mod ring;
+mod target;
+mod writer;
 
 pub use buffer_pool::{Buffer, BufferPool};
 pub use decode::{check_chunk, decode_chunk};
+pub use from_pack::{RestoreReport, restore};
+pub use target::{Target, TargetOptions};
+pub use writer::Writer;

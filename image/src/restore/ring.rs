@@ -1,0 +1,186 @@
+//! The io_uring that writes go through. It owns the buffers that the kernel is reading from, so that callers need no unsafe code.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::{IoUring, opcode, types};
+
+use super::buffer_pool::{Buffer, BufferPool};
+use crate::{Error, Result};
+
+/// The kernel registers at most this much as one buffer.
+const REGISTERED_BYTES_MAX: usize = 1 << 30;
+
+/// A buffer that the ring owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HoldId(u32);
+
+/// A write that has ended, well or not: its tag, and the bytes written.
+pub(super) struct Completion {
+    pub(super) tag: u32,
+    pub(super) result: io::Result<u32>,
+}
+
+struct Hold {
+    buffer: Buffer,
+    in_flight: u32,
+}
+
+/// A registered range of memory; its position in the list is its index in the kernel's table.
+struct Region {
+    start: usize,
+    bytes: usize,
+}
+
+pub(super) struct Ring {
+    uring: IoUring,
+    depth: u32,
+    in_flight: u32,
+    holds: Vec<Option<Hold>>,
+    free_holds: Vec<u32>,
+    regions: Vec<Region>,
+    /// Keeps the registered memory.
+    _pools: Vec<BufferPool>,
+}
+
+impl Ring {
+    /// A ring for `depth` writes at a time. The buffers of `pools` are registered; when the kernel refuses that, the second value says why
+    /// and writes name their memory each time.
+    pub(super) fn new(depth: u32, pools: &[&BufferPool]) -> Result<(Self, Option<String>)> {
+        let depth = depth.clamp(1, 4096);
+        let uring = IoUring::new(depth).map_err(|source| Error::Uring { source })?;
+        let mut regions = Vec::new();
+        for pool in pools {
+            let (start, bytes) = pool.region();
+            // Cut at whole buffers, so that each lies in one region.
+            let piece = (REGISTERED_BYTES_MAX / pool.buffer_bytes()).max(1) * pool.buffer_bytes();
+            for offset in (0..bytes).step_by(piece) {
+                regions.push(Region { start: start as usize + offset, bytes: piece.min(bytes - offset) });
+            }
+        }
+        let vectors: Vec<libc::iovec> =
+            regions.iter().map(|region| libc::iovec { iov_base: region.start as *mut libc::c_void, iov_len: region.bytes }).collect();
+        let mut note = None;
+        if !vectors.is_empty() {
+            // SAFETY: the regions are mapped and stay so as long as `_pools` is held, that is, longer than the ring.
+            if let Err(error) = unsafe { uring.submitter().register_buffers(&vectors) } {
+                note = Some(format!("buffers are not registered with io_uring: {error} (memory lock limit?)"));
+                regions.clear();
+            }
+        }
+        let pools = pools.iter().map(|&pool| pool.clone()).collect();
+        let ring = Self { uring, depth, in_flight: 0, holds: Vec::new(), free_holds: Vec::new(), regions, _pools: pools };
+        Ok((ring, note))
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.in_flight >= self.depth
+    }
+
+    /// Takes a buffer that is going to be written from.
+    pub(super) fn hold(&mut self, buffer: Buffer) -> HoldId {
+        let hold = Some(Hold { buffer, in_flight: 0 });
+        if let Some(id) = self.free_holds.pop() {
+            self.holds[id as usize] = hold;
+            return HoldId(id);
+        }
+        self.holds.push(hold);
+        HoldId(self.holds.len() as u32 - 1)
+    }
+
+    /// Bytes of a held buffer.
+    pub(super) fn bytes(&self, id: HoldId, range: Range<usize>) -> Option<&[u8]> {
+        self.holds.get(id.0 as usize)?.as_ref()?.buffer.get(range)
+    }
+
+    /// Gives a buffer back to its pool, unless a write from it is in flight.
+    pub(super) fn release(&mut self, id: HoldId) {
+        if let Some(slot) = self.holds.get_mut(id.0 as usize)
+            && slot.as_ref().is_some_and(|hold| hold.in_flight == 0)
+        {
+            *slot = None;
+            self.free_holds.push(id.0);
+        }
+    }
+
+    /// Queues a write of part of a held buffer; [`Ring::submit`] starts it. `fd` must stay open until the write has ended.
+    ///
+    /// # Errors
+    /// When the ring is full or the range is outside the buffer: mistakes of the caller.
+    pub(super) fn write(&mut self, id: HoldId, range: Range<usize>, fd: BorrowedFd<'_>, offset: u64, tag: u32) -> io::Result<()> {
+        let hold = self.holds.get_mut(id.0 as usize).and_then(Option::as_mut);
+        let hold = hold.filter(|hold| range.start <= range.end && range.end <= hold.buffer.len());
+        let hold = hold.ok_or_else(|| io::Error::other("a write reaches outside its buffer"))?;
+        let length = u32::try_from(range.len()).map_err(io::Error::other)?;
+        // SAFETY: `range` is inside the buffer.
+        let start = unsafe { hold.buffer.as_ptr().add(range.start) };
+        let inside = |region: &Region| (start as usize).checked_sub(region.start).is_some_and(|at| at + range.len() <= region.bytes);
+        let fd = types::Fd(fd.as_raw_fd());
+        let entry = match self.regions.iter().position(inside) {
+            Some(region) => opcode::WriteFixed::new(fd, start, length, region as u16).offset(offset).build(),
+            None => opcode::Write::new(fd, start, length).offset(offset).build(),
+        };
+        let entry = entry.user_data(u64::from(id.0) << 32 | u64::from(tag));
+        // SAFETY: the memory belongs to a buffer in `holds`, which is neither dropped nor lent mutably while `in_flight` says
+        // that the kernel may read it: `release` refuses, and `drop` waits.
+        unsafe { self.uring.submission().push(&entry) }.map_err(io::Error::other)?;
+        hold.in_flight += 1;
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// Starts what is queued.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.enter(0)
+    }
+
+    /// Starts what is queued and takes what has ended; with `wait`, waits for at least one write when any is in flight.
+    pub(super) fn complete(&mut self, wait: bool, ended: &mut Vec<Completion>) -> io::Result<()> {
+        if wait && self.in_flight > 0 && self.uring.completion().is_empty() {
+            self.enter(1)?;
+        }
+        for entry in self.uring.completion() {
+            let (id, tag) = ((entry.user_data() >> 32) as usize, entry.user_data() as u32);
+            if let Some(hold) = self.holds.get_mut(id).and_then(Option::as_mut) {
+                hold.in_flight -= 1;
+            }
+            self.in_flight -= 1;
+            let result = match entry.result() {
+                error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
+                bytes => Ok(bytes as u32),
+            };
+            ended.push(Completion { tag, result });
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, wait_for: usize) -> io::Result<()> {
+        loop {
+            match self.uring.submit_and_wait(wait_for) {
+                Ok(_) => return Ok(()),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    // The kernel is out of room for now: what is in flight makes some.
+                    Some(libc::EAGAIN | libc::EBUSY) if self.in_flight > 0 => std::thread::yield_now(),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let mut ended = Vec::new();
+        while self.in_flight > 0 {
+            if self.complete(true, &mut ended).is_err() {
+                // The kernel may still read from these: better lost than given to somebody else.
+                std::mem::forget(std::mem::take(&mut self.holds));
+                std::mem::forget(std::mem::take(&mut self._pools));
+                return;
+            }
+        }
+    }
+}
