@@ -11,7 +11,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
-use crate::kernel::{TestRun, XdpLink, test_run};
+use crate::kernel::{TestRun, XdpLink, load_empty_program, test_run};
 use crate::shared::{CounterRow, Shared};
 use crate::skeleton::{FilterSkelBuilder, types};
 use crate::want_set::bytes_for;
@@ -68,7 +68,8 @@ impl LoadedFilter {
         let constants = config.to_constants()?;
         let (result, log) = libbpf_log::collect(|| load_maps_and_program(constants, bytes_for(config.id_count)));
         let parts = result.map_err(|error| match error.kind() {
-            libbpf_rs::ErrorKind::PermissionDenied => Error::Permission,
+            // The verifier says the same of a program that it does not like, so ask with one that it must like.
+            libbpf_rs::ErrorKind::PermissionDenied if load_empty_program().is_err() => Error::Permission,
             _ => Error::Load { reason: format!("{error:#}"), log },
         })?;
         Ok(Self {

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Trial::test("a_closed_socket_gives_its_packets_back_to_the_stack", a_closed_socket_gives_its_packets_back),
         Trial::test("only_af_xdp_sockets_on_possible_queues_are_registered", only_af_xdp_sockets_are_registered),
         Trial::test("the_want_set_outlives_the_filter", the_want_set_outlives_the_filter),
-        Trial::test("the_largest_want_set_works_to_its_last_id", the_largest_want_set_works_to_its_last_id),
+        Trial::test("want_sets_of_every_size_work_to_their_last_id", want_sets_of_every_size_work_to_their_last_id),
         Trial::test("every_fixture_stays_within_the_budget", every_fixture_stays_within_the_budget),
     ]);
     support::run(unprivileged, privileged)
@@ -179,13 +179,17 @@ fn the_want_set_outlives_the_filter() -> Result<(), Failed> {
     check(wants.count() == 100_000 && wants.clear(99_999) && wants.count() == 99_999, || format!("{wants:?}"))
 }
 
-fn the_largest_want_set_works_to_its_last_id() -> Result<(), Failed> {
-    const LAST: u32 = (1 << 25) - 1;
-    let filter = LoadedFilter::load(&FilterConfig { id_count: LAST + 1, ..fixtures::config() })?;
-    filter.want_set().set(LAST);
-    for (id, expected) in [(LAST, bpf::Action::Pass), (LAST - 1, bpf::Action::Drop), (0, bpf::Action::Drop)] {
-        let run = filter.test_run(&fixtures::Frame::udp(fixtures::PORT, fixtures::payload(id)).bytes(), 1)?;
-        check(run.action == expected, || format!("id {id}: {:?}", run.action))?;
+fn want_sets_of_every_size_work_to_their_last_id() -> Result<(), Failed> {
+    const LARGEST: u32 = 1 << 25;
+    for id_count in [1, 2, 63, 64, 65, 127, 1000, 4097, 12_345, 99_999, 100_000, (1 << 20) - 1, (1 << 24) + 1, LARGEST - 65, LARGEST] {
+        let filter = LoadedFilter::load(&FilterConfig { id_count, ..fixtures::config() })?;
+        let last = id_count - 1;
+        filter.want_set().set(last);
+        let pairs = [(last, bpf::Action::Pass), (last.wrapping_sub(1), bpf::Action::Drop), (id_count, bpf::Action::Drop)];
+        for (id, expected) in pairs {
+            let run = filter.test_run(&fixtures::Frame::udp(fixtures::PORT, fixtures::payload(id)).bytes(), 1)?;
+            check(run.action == expected, || format!("{id_count} ids, id {id}: {:?}", run.action))?;
+        }
     }
     Ok(())
 }
