@@ -33,11 +33,11 @@ pub enum Placement {
         /// Cell `cell` of its buffer, at `cell * symbol_bytes`: source symbol i goes to cell i, repair symbols to cells K, K + 1, …
         /// in order of arrival, so that the source symbols stand in a row from the buffer's start.
         cell: u16,
-        /// The entry is new and has no buffer yet: give it one, or call `Assembler::refuse`.
+        /// The entry is new and has no buffer yet: give it one, or call [`super::Assembler::refuse`].
         opens: bool,
         /// The entry belonged to this chunk, which is given up; its buffer serves the new one. The chunk stays wanted.
         evicted: Option<ChunkId>,
-        /// The chunk can be decoded once the symbol is copied: call `Assembler::complete`.
+        /// The chunk can be decoded once the symbol is copied: call [`super::Assembler::complete`].
         completes: bool,
     },
 }

@@ -1,6 +1,24 @@
-//! Which chunk and which symbols go next: the sans-I/O scheduler.
+//! Which chunk and which symbols go next: the sans-I/O scheduler. `docs/protocol.md` explains the protocol and its constants.
+//!
+//! [`Scheduler`] is told what happens ([`Event`]) and asked what a stream sends next ([`Next`]). It has no clock, thread, socket or
+//! random source: the program and the simulator drive the same code. Its memory is bounded by the chunks of the pack, and per receiver by
+//! one bit per chunk and one small record per chunk that the receiver lacks.
+//!
+//! * `action`: the values that go in and out.
+//! * `scheduler`: the machine: what is queued, what becomes a group.
+//! * `roster`: the receivers, what each wants and lacks, who is attending; and per chunk the demand that they make.
+//! * `stream`: positions, groups in flight, idle syncs.
+//! * `needs`, `chunk_set`: the sums and sets that they work on.
+//! * `rate`: how fast.
 
 mod action;
+mod chunk_set;
+mod needs;
+mod rate;
+mod roster;
+mod scheduler;
+mod stream;
 
 pub use action::{ChunkSymbols, Event, Group, Next, ReceiverId, ScheduleConfig, Totals};
+pub use scheduler::Scheduler;
 pub use wire::Micros;

@@ -1,0 +1,401 @@
+//! The assembler itself: where symbols go, which chunks are given up when memory is short, and what is reported.
+
+use super::entry::Entry;
+use super::placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement};
+use super::position::{Moved, Positions};
+use wire::packet::{Header, Kind};
+use wire::report::{ChunkRange, DEFICITS_PER_REPORT_MAX, Deficit, MISSING_LISTED_MAX, RANGES_PER_REPORT_MAX, Report};
+use wire::session::SessionParameters;
+use wire::{ChunkId, Micros};
+
+/// Least time between two reports until the sender says otherwise: a hundred a second from each of a few receivers is no load.
+const REPORT_INTERVAL_US: u64 = 10_000;
+/// The interval is never longer than this, whatever the sender asks for: it would take the receiver for gone.
+const REPORT_INTERVAL_MAX_US: u64 = 60_000_000;
+const NO_CHUNK: u32 = u32::MAX;
+
+/// What has become of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Wanted, and nothing of it is here.
+    Wanted,
+    /// In assembly.
+    Open(EntryIndex),
+    /// Assembled; not verified yet.
+    Pending,
+    /// Verified, or never wanted.
+    Done,
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    id: ChunkId,
+    stored_bytes: u32,
+    source_symbols: u16,
+    /// What the sender believes that it lacks: K until told otherwise.
+    told: u16,
+    state: State,
+    /// It is in `unsettled`.
+    unsettled: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Assembler {
+    parameters: SessionParameters,
+    chunks: Vec<Chunk>,
+    /// From chunk id to index in `chunks`.
+    index_of: Vec<u32>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<usize>,
+    /// No entry can be given up for another chunk until something changes: spares a search per packet.
+    no_victim: bool,
+    /// Chunks that are wanted or pending.
+    unfinished: usize,
+    /// Chunks outside assembly whose deficit may differ from what the sender believes: given up, corrupt or pending.
+    unsettled: Vec<usize>,
+    /// Verified and not reported.
+    verified: Vec<ChunkId>,
+    positions: Positions,
+    packets_seen: Option<u64>,
+    packets_seen_reported: Option<u64>,
+    backlog_permille: u16,
+    report_interval_us: u64,
+    reported_at: Option<Micros>,
+    news: bool,
+}
+
+impl Assembler {
+    /// An assembler that has nothing yet. Memory: four bytes per chunk id up to the image's largest, some 40 bytes per chunk of the image, and 200
+    /// per entry; the symbols are in the caller's buffers.
+    pub fn new(config: AssembleConfig) -> Assembler {
+        let mut index_of = Vec::new();
+        let mut chunks: Vec<Chunk> = Vec::with_capacity(config.chunks.len());
+        for &(id, stored_bytes) in &config.chunks {
+            if id.0 >= config.parameters.chunk_count {
+                continue;
+            }
+            if index_of.len() <= id.index() {
+                index_of.resize(id.index() + 1, NO_CHUNK);
+            }
+            if index_of[id.index()] != NO_CHUNK {
+                continue;
+            }
+            index_of[id.index()] = chunks.len() as u32;
+            let source_symbols = config.parameters.source_symbols(stored_bytes);
+            chunks.push(Chunk { id, stored_bytes, source_symbols, told: source_symbols, state: State::Done, unsettled: false });
+        }
+        let mut unfinished = 0;
+        for range in &config.wanted {
+            let end = range.first.0.saturating_add(range.count).min(index_of.len() as u32);
+            for &index in index_of.get(range.first.index()..end as usize).unwrap_or_default() {
+                if let Some(chunk) = chunks.get_mut(index as usize).filter(|chunk| chunk.state == State::Done) {
+                    chunk.state = State::Wanted;
+                    unfinished += 1;
+                }
+            }
+        }
+        let entries = config.entries.max(1);
+        Assembler {
+            parameters: config.parameters,
+            chunks,
+            index_of,
+            entries: vec![None; entries],
+            free: (0..entries).rev().collect(),
+            no_victim: false,
+            unfinished,
+            unsettled: Vec::new(),
+            verified: Vec::new(),
+            positions: Positions::default(),
+            packets_seen: None,
+            packets_seen_reported: None,
+            backlog_permille: 0,
+            report_interval_us: REPORT_INTERVAL_US,
+            reported_at: None,
+            news: false,
+        }
+    }
+
+    // What passes.
+
+    /// Where a symbol of `symbol_bytes` bytes goes.
+    pub fn on_symbol(&mut self, header: &Header, symbol_bytes: usize) -> Placement {
+        let index = self.index(header.chunk);
+        let stored_bytes = index.map(|index| self.chunks[index].stored_bytes);
+        if header.kind != Kind::Symbol || !self.parameters.admits_length(header, symbol_bytes, |_| stored_bytes) {
+            // A chunk of another image is well formed as far as one can tell here.
+            let foreign = index.is_some() || header.session != self.parameters.session || header.chunk.0 >= self.parameters.chunk_count;
+            return Placement::Ignore(if foreign { Ignored::Foreign } else { Ignored::Unwanted });
+        }
+        let Some(index) = index else { return Placement::Ignore(Ignored::Unwanted) };
+        let (entry, opens, evicted) = match self.chunks[index].state {
+            State::Done | State::Pending => return Placement::Ignore(Ignored::Unwanted),
+            State::Open(entry) => (entry, false, None),
+            State::Wanted => match self.open(index) {
+                Some((entry, evicted)) => (entry, evicted.is_none(), evicted),
+                None => return Placement::Ignore(Ignored::NoRoom),
+            },
+        };
+        let Some(assembly) = self.entries.get_mut(entry.0).and_then(Option::as_mut) else {
+            return Placement::Ignore(Ignored::Unwanted);
+        };
+        if assembly.deficit() == 0 {
+            return Placement::Ignore(Ignored::Duplicate);
+        }
+        // A repeated symbol is a sign of life of the group that it is in, all the same.
+        assembly.saw(header.stream, header.sequence);
+        match assembly.insert(header.symbol) {
+            Some(cell) => Placement::Store { entry, cell, opens, evicted, completes: assembly.deficit() == 0 },
+            None => Placement::Ignore(Ignored::Duplicate),
+        }
+    }
+
+    /// The shell has no buffer for an entry that has just been opened: its chunk is given up and stays wanted.
+    pub fn refuse(&mut self, entry: EntryIndex) {
+        if let Some(assembly) = self.entries.get_mut(entry.0).and_then(Option::take) {
+            self.free.push(entry.0);
+            self.no_victim = false;
+            self.give_up(assembly.chunk);
+        }
+    }
+
+    /// Takes a chunk that can be decoded out of assembly; its entry is free for another one, its buffer is the caller's. `None` when the entry is
+    /// not in use or its chunk has too few symbols.
+    pub fn complete(&mut self, entry: EntryIndex) -> Option<Completed> {
+        let assembly = self.entries.get_mut(entry.0)?.take_if(|assembly| assembly.deficit() == 0)?;
+        self.free.push(entry.0);
+        self.no_victim = false;
+        let index = assembly.chunk;
+        let (source_present, repairs) = assembly.into_parts();
+        let chunk = &mut self.chunks[index];
+        chunk.state = State::Pending;
+        self.unsettled.push(index);
+        Some(Completed { chunk: chunk.id, source_symbols: chunk.source_symbols, stored_bytes: chunk.stored_bytes, source_present, repairs })
+    }
+
+    /// The chunk, assembled before, matched its hash.
+    pub fn verified(&mut self, chunk: ChunkId) {
+        let Some(index) = self.index(chunk).filter(|&index| self.chunks[index].state == State::Pending) else { return };
+        self.chunks[index].state = State::Done;
+        self.unfinished -= 1;
+        self.verified.push(chunk);
+        self.news = true;
+    }
+
+    /// The chunk, assembled before, did not match its hash, or could not be decoded: it is wanted again, all of it.
+    pub fn corrupt(&mut self, chunk: ChunkId) {
+        let Some(index) = self.index(chunk).filter(|&index| self.chunks[index].state == State::Pending) else { return };
+        self.give_up(index);
+        self.news = true;
+    }
+
+    /// A sync came.
+    pub fn on_sync(&mut self, header: &Header) {
+        if header.kind != Kind::Sync || !self.parameters.admits_length(header, 0, |_| None) || self.is_done() {
+            return;
+        }
+        match self.positions.sync(header.stream, header.sequence) {
+            Moved::No => return,
+            Moved::On => {}
+            Moved::Anew => self.forget_last_seen(),
+        }
+        self.no_victim = false;
+        self.news = true;
+    }
+
+    // What is reported.
+
+    /// Packets of this session that the filter or socket has seen, wanted or not, since the start.
+    pub fn note_traffic(&mut self, packets_seen: u64) {
+        self.packets_seen = Some(packets_seen);
+    }
+
+    /// How full the memory of chunks is that wait for decoding, hashing, decompression and disk.
+    pub fn set_backlog(&mut self, permille: u16) {
+        self.backlog_permille = permille.min(1000);
+    }
+
+    /// The sender wants reports no closer than this.
+    pub fn set_report_interval(&mut self, interval_us: u64) {
+        self.report_interval_us = interval_us.min(REPORT_INTERVAL_MAX_US);
+    }
+
+    /// When the next report is due; `None` while there is nothing to say.
+    pub fn report_due_at(&self) -> Option<Micros> {
+        let earliest = self.reported_at.map_or(Micros(0), |at| at.after(self.report_interval_us));
+        self.news.then_some(earliest)
+    }
+
+    /// The report that is due, if one is.
+    pub fn report(&mut self, now: Micros) -> Option<Report> {
+        if self.report_due_at().is_none_or(|due_at| now < due_at) {
+            return None;
+        }
+        self.reported_at = Some(now);
+        self.news = false;
+        let (deficits, all_told) = self.take_deficits();
+        let (passed, packets_sent) = self.positions.take();
+        let packets_seen = self.packets_seen.zip(self.packets_seen_reported).map(|(total, before)| total.saturating_sub(before));
+        self.packets_seen_reported = self.packets_seen;
+        Some(Report {
+            // A position promises that what was before it is known. What did not fit is said next time, and the position with it.
+            passed: if all_told { passed } else { Vec::new() },
+            completed: self.take_verified(),
+            deficits,
+            packets_seen: packets_seen.unwrap_or(0),
+            // Who does not count packets cannot tell loss.
+            packets_sent: packets_seen.map_or(0, |_| packets_sent),
+            backlog_permille: self.backlog_permille,
+        })
+    }
+
+    /// A new attendance began: the sender knows nothing but what [`Assembler::wanted`] says.
+    pub fn reconnected(&mut self) {
+        for chunk in &mut self.chunks {
+            chunk.told = chunk.source_symbols;
+        }
+        for index in 0..self.chunks.len() {
+            if self.chunks[index].state == State::Pending {
+                self.unsettle(index);
+            }
+        }
+        self.verified.clear();
+        self.positions.clear();
+        self.packets_seen_reported = None;
+        self.reported_at = None;
+        self.news = false;
+        self.forget_last_seen();
+    }
+
+    /// The chunks that are not verified yet, ascending. Right after [`Assembler::reconnected`] this is what the sender is to be told.
+    pub fn wanted(&self) -> Vec<ChunkRange> {
+        let unfinished = |&&index: &&u32| self.chunks.get(index as usize).is_some_and(|chunk| chunk.state != State::Done);
+        ChunkRange::from_sorted(self.index_of.iter().filter(unfinished).map(|&index| self.chunks[index as usize].id))
+    }
+
+    /// Whether all wanted chunks are verified.
+    pub fn is_done(&self) -> bool {
+        self.unfinished == 0
+    }
+
+    /// Wanted chunks that are not verified.
+    pub fn remaining(&self) -> usize {
+        self.unfinished
+    }
+
+    // How.
+
+    fn index(&self, chunk: ChunkId) -> Option<usize> {
+        self.index_of.get(chunk.index()).filter(|&&index| index != NO_CHUNK).map(|&index| index as usize)
+    }
+
+    /// An entry for a wanted chunk, and the chunk that had to go for it.
+    fn open(&mut self, index: usize) -> Option<(EntryIndex, Option<ChunkId>)> {
+        let (slot, evicted) = match self.free.pop() {
+            Some(slot) => (slot, None),
+            None => {
+                let slot = self.victim()?;
+                let evicted = self.entries[slot].take().map(|assembly| {
+                    self.give_up(assembly.chunk);
+                    self.chunks[assembly.chunk].id
+                });
+                (slot, evicted)
+            }
+        };
+        self.entries[slot] = Some(Entry::new(index, self.chunks[index].source_symbols));
+        self.chunks[index].state = State::Open(EntryIndex(slot));
+        Some((EntryIndex(slot), evicted))
+    }
+
+    /// The entry to give up: the least complete one whose group has passed, if it has less than half of its chunk. What has more will soon be
+    /// repaired, and what is arriving now is worth as much as the newcomer.
+    fn victim(&mut self) -> Option<usize> {
+        if self.no_victim {
+            return None;
+        }
+        let weak = |(slot, entry): (usize, &Option<Entry>)| {
+            let assembly = entry.as_ref()?;
+            let past = assembly.last_seen.is_none_or(|seen| self.positions.is_past(seen));
+            (past && assembly.have() < assembly.deficit()).then_some((assembly.have(), slot))
+        };
+        let victim = self.entries.iter().enumerate().filter_map(weak).min();
+        self.no_victim = victim.is_none();
+        victim.map(|(_, slot)| slot)
+    }
+
+    /// The chunk has nothing any more and stays wanted.
+    fn give_up(&mut self, index: usize) {
+        self.chunks[index].state = State::Wanted;
+        self.unsettle(index);
+    }
+
+    fn unsettle(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.chunks[index].unsettled, true) {
+            self.unsettled.push(index);
+        }
+    }
+
+    fn forget_last_seen(&mut self) {
+        for assembly in self.entries.iter_mut().flatten() {
+            assembly.last_seen = None;
+        }
+    }
+
+    /// What chunks lack, where the sender believes something else; and whether that is all there is to say.
+    fn take_deficits(&mut self) -> (Vec<Deficit>, bool) {
+        let mut deficits = Vec::new();
+        let mut unsettled = std::mem::take(&mut self.unsettled);
+        unsettled.retain(|&index| {
+            let chunk = &mut self.chunks[index];
+            let symbols = match chunk.state {
+                State::Wanted => chunk.source_symbols,
+                State::Pending => 0,
+                // Verified, which is said otherwise, or in assembly again.
+                State::Done | State::Open(_) => chunk.told,
+            };
+            let unsaid = symbols != chunk.told;
+            if unsaid && deficits.len() == DEFICITS_PER_REPORT_MAX {
+                return true;
+            }
+            chunk.unsettled = false;
+            if unsaid {
+                chunk.told = symbols;
+                deficits.push(Deficit { chunk: chunk.id, symbols, missing: Vec::new() });
+            }
+            false
+        });
+        let mut all_told = unsettled.is_empty();
+        self.unsettled = unsettled;
+        for assembly in self.entries.iter().flatten() {
+            let chunk = &mut self.chunks[assembly.chunk];
+            let symbols = assembly.deficit();
+            let past = assembly.last_seen.is_none_or(|seen| self.positions.is_past(seen));
+            if !past || symbols == chunk.told {
+                continue;
+            }
+            if deficits.len() == DEFICITS_PER_REPORT_MAX {
+                all_told = false;
+                break;
+            }
+            chunk.told = symbols;
+            deficits.push(Deficit { chunk: chunk.id, symbols, missing: assembly.missing(MISSING_LISTED_MAX) });
+        }
+        self.news |= !all_told;
+        (deficits, all_told)
+    }
+
+    fn take_verified(&mut self) -> Vec<ChunkRange> {
+        self.verified.sort_unstable();
+        let mut ranges = ChunkRange::from_sorted(self.verified.drain(..));
+        if ranges.len() > RANGES_PER_REPORT_MAX {
+            let rest = ranges.split_off(RANGES_PER_REPORT_MAX);
+            self.verified.extend(rest.into_iter().flat_map(ChunkRange::chunks));
+            self.news = true;
+        }
+        ranges
+    }
+}
+
+#[cfg(test)]
+#[path = "assembler_tests.rs"]
+mod tests;

@@ -1,0 +1,128 @@
+//! How far the streams have come, as their syncs tell, in spite of lost, reordered, repeated and forged ones and of a sender that begins anew.
+
+use std::collections::BTreeMap;
+use wire::{Sequence, StreamId};
+
+/// Streams that are followed at most; a session has a handful, anything beyond is forged.
+const STREAMS_MAX: usize = 64;
+/// A sync from behind is late, unless this many come in a row, each further than the one before: then the numbers begin anew.
+const RESTART_SYNCS: u32 = 3;
+
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    passed: Sequence,
+    /// `passed` of the last report, or where the stream was entered.
+    reported: Sequence,
+    behind: Option<Sequence>,
+    behind_count: u32,
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Positions {
+    streams: BTreeMap<StreamId, Position>,
+}
+
+/// What a sync has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// Nothing new.
+    No,
+    /// The stream has come further.
+    On,
+    /// The stream's numbers begin anew: what was seen before is older than all that comes.
+    Anew,
+}
+
+impl Positions {
+    /// A sync of `stream` at `sequence` came.
+    pub(super) fn sync(&mut self, stream: StreamId, sequence: Sequence) -> Moved {
+        if self.streams.len() >= STREAMS_MAX && !self.streams.contains_key(&stream) {
+            return Moved::No;
+        }
+        let fresh = Position { passed: sequence, reported: sequence, behind: None, behind_count: 0 };
+        let mut known = true;
+        let position = self.streams.entry(stream).or_insert_with(|| {
+            known = false;
+            fresh
+        });
+        if !known {
+            return Moved::On;
+        }
+        if sequence.since(position.passed) > 0 {
+            *position = Position { reported: position.reported, ..fresh };
+            return Moved::On;
+        }
+        if sequence != position.passed && position.behind.is_none_or(|behind| sequence.since(behind) > 0) {
+            position.behind = Some(sequence);
+            position.behind_count += 1;
+            if position.behind_count >= RESTART_SYNCS {
+                *position = fresh;
+                return Moved::Anew;
+            }
+        }
+        Moved::No
+    }
+
+    /// Whether everything up to `seen` has passed.
+    pub(super) fn is_past(&self, seen: (StreamId, Sequence)) -> bool {
+        self.streams.get(&seen.0).is_some_and(|position| position.passed.since(seen.1) > 0)
+    }
+
+    /// The positions, and how many packets they have moved since this was last asked.
+    pub(super) fn take(&mut self) -> (Vec<(StreamId, Sequence)>, u64) {
+        let mut moved = 0;
+        let take = |(&stream, position): (&StreamId, &mut Position)| {
+            moved += u64::try_from(position.passed.since(position.reported)).unwrap_or(0);
+            position.reported = position.passed;
+            (stream, position.passed)
+        };
+        let passed = self.streams.iter_mut().map(take).collect();
+        (passed, moved)
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.streams.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: StreamId = StreamId(3);
+
+    #[test]
+    fn a_stream_moves_on_and_late_syncs_change_nothing() {
+        let mut positions = Positions::default();
+        assert_eq!(positions.sync(STREAM, Sequence(u32::MAX - 5)), Moved::On);
+        assert_eq!(positions.sync(STREAM, Sequence(10)), Moved::On);
+        assert_eq!(positions.sync(STREAM, Sequence(10)), Moved::No);
+        assert_eq!(positions.sync(STREAM, Sequence(2)), Moved::No);
+        assert!(positions.is_past((STREAM, Sequence(9))) && !positions.is_past((STREAM, Sequence(10))));
+        assert!(!positions.is_past((StreamId(4), Sequence(0))));
+        assert_eq!(positions.take(), (vec![(STREAM, Sequence(10))], 16));
+        assert_eq!(positions.take().1, 0);
+    }
+
+    #[test]
+    fn numbers_that_begin_anew_are_believed_at_the_third_sync() {
+        let mut positions = Positions::default();
+        positions.sync(STREAM, Sequence(100_000));
+        assert_eq!(positions.sync(STREAM, Sequence(5)), Moved::No);
+        assert_eq!(positions.sync(STREAM, Sequence(5)), Moved::No, "a repeated one does not count");
+        assert_eq!(positions.sync(STREAM, Sequence(8)), Moved::No);
+        assert_eq!(positions.sync(STREAM, Sequence(11)), Moved::Anew);
+        assert_eq!(positions.take(), (vec![(STREAM, Sequence(11))], 0));
+    }
+
+    #[test]
+    fn the_number_of_streams_is_bounded() {
+        let mut positions = Positions::default();
+        for stream in 0..1000 {
+            positions.sync(StreamId(stream), Sequence(0));
+        }
+        assert_eq!(positions.streams.len(), STREAMS_MAX);
+    }
+}

@@ -1,0 +1,132 @@
+//! A set of chunk ids as a bitmap: one bit per chunk of the pack, so that a receiver's wants cost 1 KiB per 2 GiB of pack.
+
+use wire::ChunkId;
+use wire::report::ChunkRange;
+
+const WORD_BITS: u32 = u64::BITS;
+
+/// Chunk ids below a fixed bound.
+#[derive(Clone, Debug)]
+pub(super) struct ChunkSet {
+    words: Vec<u64>,
+    bound: u32,
+    len: u32,
+}
+
+impl ChunkSet {
+    /// The empty set of ids below `bound`.
+    pub(super) fn new(bound: u32) -> ChunkSet {
+        ChunkSet { words: vec![0; bound.div_ceil(WORD_BITS) as usize], bound, len: 0 }
+    }
+
+    /// How many ids are in it.
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether none is.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `chunk` is in it.
+    pub(super) fn contains(&self, chunk: ChunkId) -> bool {
+        self.words.get((chunk.0 / WORD_BITS) as usize).is_some_and(|word| word >> (chunk.0 % WORD_BITS) & 1 == 1)
+    }
+
+    /// Adds `chunk`; whether it was new. An id outside the bound is refused.
+    pub(super) fn insert(&mut self, chunk: ChunkId) -> bool {
+        let new = chunk.0 < self.bound && !self.contains(chunk);
+        if new {
+            self.words[(chunk.0 / WORD_BITS) as usize] |= 1 << (chunk.0 % WORD_BITS);
+            self.len += 1;
+        }
+        new
+    }
+
+    /// Removes `chunk`; whether it was there.
+    pub(super) fn remove(&mut self, chunk: ChunkId) -> bool {
+        let there = self.contains(chunk);
+        if there {
+            self.words[(chunk.0 / WORD_BITS) as usize] &= !(1 << (chunk.0 % WORD_BITS));
+            self.len -= 1;
+        }
+        there
+    }
+
+    /// The smallest id in it that is at least `from`. Looks at whole words, so that a peer's huge ranges cost little.
+    pub(super) fn next_from(&self, from: u32) -> Option<ChunkId> {
+        let first = (from / WORD_BITS) as usize;
+        let mut word = self.words.get(first)? & (u64::MAX << (from % WORD_BITS));
+        let mut index = first;
+        while word == 0 {
+            index += 1;
+            word = *self.words.get(index)?;
+        }
+        Some(ChunkId(index as u32 * WORD_BITS + word.trailing_zeros()))
+    }
+
+    /// All ids, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = ChunkId> + '_ {
+        let mut from = Some(0);
+        std::iter::from_fn(move || {
+            let chunk = self.next_from(from?)?;
+            from = chunk.0.checked_add(1);
+            Some(chunk)
+        })
+    }
+
+    /// Adds the ids of `range` that lie within the bound.
+    pub(super) fn insert_range(&mut self, range: ChunkRange) {
+        for id in range.first.0..self.end_of(range) {
+            self.insert(ChunkId(id));
+        }
+    }
+
+    /// Removes the ids of `range` and gives those that were there.
+    pub(super) fn remove_range(&mut self, range: ChunkRange) -> Vec<ChunkId> {
+        let mut removed = Vec::new();
+        let mut from = range.first.0;
+        while let Some(chunk) = self.next_from(from).filter(|chunk| chunk.0 < self.end_of(range)) {
+            self.remove(chunk);
+            removed.push(chunk);
+            from = chunk.0 + 1;
+        }
+        removed
+    }
+
+    fn end_of(&self, range: ChunkRange) -> u32 {
+        range.first.0.saturating_add(range.count).min(self.bound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u32, count: u32) -> ChunkRange {
+        ChunkRange { first: ChunkId(first), count }
+    }
+
+    #[test]
+    fn ids_outside_the_bound_are_refused() {
+        let mut set = ChunkSet::new(70);
+        set.insert_range(range(60, u32::MAX));
+        assert_eq!(set.len(), 10);
+        assert!(!set.insert(ChunkId(70)) && !set.contains(ChunkId(70)) && !set.remove(ChunkId(u32::MAX)));
+        assert_eq!(set.next_from(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_range_takes_only_what_is_there() {
+        let mut set = ChunkSet::new(300);
+        for id in [3, 64, 65, 200] {
+            assert!(set.insert(ChunkId(id)));
+        }
+        assert_eq!(set.remove_range(range(4, 100)), [ChunkId(64), ChunkId(65)]);
+        assert_eq!(set.remove_range(range(4, 100)), []);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [ChunkId(3), ChunkId(200)]);
+        assert_eq!(set.next_from(4), Some(ChunkId(200)));
+        assert_eq!(set.len(), 2);
+    }
+}

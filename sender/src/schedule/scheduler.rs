@@ -1,0 +1,541 @@
+//! The scheduler itself: what is queued, how it becomes groups, and what reports make of it.
+
+use super::needs::ChunkNeeds;
+use super::rate::RateControl;
+use super::roster::{Attendance, Known, Roster};
+use super::stream::Stream;
+use super::{ChunkSymbols, Event, Group, Next, ReceiverId, ScheduleConfig, Totals, chunk_set::ChunkSet};
+use std::collections::VecDeque;
+use wire::erasure::repair_symbols;
+use wire::report::{ChunkRange, Report};
+use wire::{ChunkId, Micros, StreamId, SymbolIndex};
+
+/// Most chunks in a group: a burst of 500 packets takes 32 of each, within the 48 repair symbols that a chunk of K = 187 has.
+const INTERLEAVE_MAX: usize = 16;
+/// A group is made of fewer chunks when these would take longer than this on the line, so that at 100 Mbit/s the sync, and with it the
+/// repair, does not come 350 ms after the data.
+const GROUP_LINE_US: u64 = 100_000;
+/// … but of no fewer than this.
+const INTERLEAVE_MIN: usize = 4;
+/// How long a chunk waits for the reports of receivers that have not passed it, in multiples of the time that reports lately took.
+const REPORT_WAIT_LAGS: u64 = 2;
+/// Bounds of that wait: three report intervals of 10 ms; half of [`ABSENT_AFTER_US`].
+const REPORT_WAIT_MIN_US: u64 = 30_000;
+const REPORT_WAIT_MAX_US: u64 = 500_000;
+/// Assumed until a report came: one report interval and a busy machine.
+const REPORT_LAG_START_US: u64 = 25_000;
+/// A receiver that does not answer a sync for this long is absent: it makes no demand until it reports again. Long beside any round trip of
+/// a network that carries such streams, short beside TCP's own notice that a peer is gone.
+const ABSENT_AFTER_US: u64 = 1_000_000;
+
+/// Where a chunk's last group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flight {
+    /// Passed by all listeners, or never sent.
+    Landed,
+    /// Some listener has not passed it.
+    Waiting,
+    /// The same for so long that reports are acted upon as they come.
+    Overdue,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    stream: usize,
+    /// Position of its last symbol.
+    last: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Progress {
+    sent: Option<Sent>,
+    flight: Flight,
+    /// It is in `repairs`.
+    queued: bool,
+    /// Next symbol to send beyond a whole pass over the source symbols: from K on, then round K + R.
+    cursor: u16,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Scheduler {
+    config: ScheduleConfig,
+    roster: Roster,
+    progress: Vec<Progress>,
+    streams: Vec<Stream>,
+    rate: RateControl,
+    /// Chunks that somebody needs whole: never sent, or lost altogether. Served in ascending order, round and round.
+    whole: ChunkSet,
+    carousel: u32,
+    /// Chunks that somebody has in part, in the order in which that became known.
+    repairs: VecDeque<ChunkId>,
+    /// Symbols by which repairs have had more than half of the stream while whole chunks waited.
+    repairs_ahead_symbols: u64,
+    /// Greeting receivers, by when they will have been silent for too long.
+    greeting_until: VecDeque<(Micros, ReceiverId)>,
+    /// Greeting receivers for whom that is not set yet, since nothing was sent that they could answer.
+    greeting_new: Vec<ReceiverId>,
+    report_lag_us: u64,
+    totals: Totals,
+}
+
+impl Scheduler {
+    /// A scheduler for a pack, with nobody listed.
+    pub fn new(mut config: ScheduleConfig) -> Scheduler {
+        // K is at least 1 and K + R at most 256, whatever the caller says: everything below counts on it.
+        config.source_symbols.resize(config.parameters.chunk_count as usize, 1);
+        for source_symbols in &mut config.source_symbols {
+            *source_symbols = (*source_symbols).clamp(1, wire::session::SOURCE_SYMBOLS_MAX as u16);
+        }
+        let progress = |&source_symbols: &u16| Progress { sent: None, flight: Flight::Landed, queued: false, cursor: source_symbols };
+        Scheduler {
+            roster: Roster::new(&config.source_symbols),
+            progress: config.source_symbols.iter().map(progress).collect(),
+            streams: config.streams.iter().map(|&id| Stream::new(id)).collect(),
+            rate: RateControl::new(config.rate_cap_bits_per_second, config.rate_floor_bits_per_second),
+            whole: ChunkSet::new(config.parameters.chunk_count),
+            carousel: 0,
+            repairs: VecDeque::new(),
+            repairs_ahead_symbols: 0,
+            greeting_until: VecDeque::new(),
+            greeting_new: Vec::new(),
+            report_lag_us: REPORT_LAG_START_US,
+            totals: Totals::default(),
+            config,
+        }
+    }
+
+    /// Takes notice of what happened.
+    pub fn handle(&mut self, now: Micros, event: Event) {
+        match event {
+            Event::Joined { receiver, want } => self.join(receiver, &want),
+            Event::Reported { receiver, report } => self.report(now, receiver, &report),
+            Event::Left { receiver } => self.leave(receiver),
+        }
+    }
+
+    /// What `stream` sends next. May be asked a few groups ahead of what is on the wire.
+    pub fn next(&mut self, now: Micros, stream: StreamId) -> Next {
+        let Some(stream) = self.streams.iter().position(|candidate| candidate.id == stream) else { return Next::Wait { until: None } };
+        self.tick(now);
+        if self.roster.wanting() == 0 {
+            return Next::Wait { until: None };
+        }
+        if let Some(group) = self.next_group(now, stream) {
+            return Next::Group(group);
+        }
+        let sync_due_at = self.streams[stream].sync_due_at();
+        if now < sync_due_at {
+            return Next::Wait { until: Some(self.deadline().map_or(sync_due_at, |deadline| deadline.min(sync_due_at))) };
+        }
+        self.totals.syncs_sent += 1;
+        let sequence = self.streams[stream].send_sync(now);
+        self.set_greeting_deadlines(self.streams[stream].on_wire_at(now));
+        Next::Sync { sequence }
+    }
+
+    /// The rate at which `stream` is to be sent, in bits of frames on the wire.
+    pub fn rate_bits_per_second(&self, stream: StreamId) -> u64 {
+        let known = self.streams.iter().any(|candidate| candidate.id == stream);
+        if known { self.rate_per_stream() } else { 0 }
+    }
+
+    /// Chunks that `receiver` still wants; `None` when it is not listed.
+    pub fn remaining(&self, receiver: ReceiverId) -> Option<u32> {
+        self.roster.want(receiver).map(ChunkSet::len)
+    }
+
+    /// Counts since the start.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Compares all running sums with what they are sums of; for tests and the simulator, as it looks at everything.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        self.roster.check()?;
+        let queued = self.progress.iter().filter(|progress| progress.queued).count();
+        if queued != self.repairs.len() {
+            return Err(format!("{queued} chunks are marked as queued for repair and {} are", self.repairs.len()));
+        }
+        let never_sent = |chunk: &u32| self.progress[*chunk as usize].sent.is_none() && self.roster.demand(ChunkId(*chunk)) > 0;
+        match (0..self.progress.len() as u32).filter(never_sent).find(|&chunk| !self.whole.contains(ChunkId(chunk))) {
+            Some(chunk) => Err(format!("chunk {chunk} is in demand, was never sent and will not be")),
+            None => Ok(()),
+        }
+    }
+
+    fn rate_per_stream(&self) -> u64 {
+        (self.rate.bits_per_second() / self.streams.len().max(1) as u64).max(1)
+    }
+
+    // What happened.
+
+    fn join(&mut self, receiver: ReceiverId, want: &[ChunkRange]) {
+        self.leave(receiver);
+        self.roster.join(receiver, want);
+        self.greeting_new.push(receiver);
+        self.queue_never_sent(receiver);
+    }
+
+    fn leave(&mut self, receiver: ReceiverId) {
+        self.roster.leave(receiver);
+        self.rate.forget(receiver);
+        self.greeting_new.retain(|&greeting| greeting != receiver);
+        self.greeting_until.retain(|&(_, greeting)| greeting != receiver);
+        self.unlisten(receiver);
+    }
+
+    fn report(&mut self, now: Micros, receiver: ReceiverId, report: &Report) {
+        if self.roster.want(receiver).is_none() {
+            return;
+        }
+        self.rate.note(receiver, report);
+        for &range in &report.completed {
+            self.roster.complete(receiver, range);
+        }
+        let is_lacking = |&chunk: &ChunkId| chunk.index() < self.progress.len();
+        let mut lacking: Vec<ChunkId> = Vec::new();
+        for deficit in report.deficits.iter().filter(|deficit| is_lacking(&deficit.chunk)) {
+            if self.roster.lack(receiver, deficit) {
+                lacking.push(deficit.chunk);
+            }
+        }
+        self.pass(receiver, report);
+        if self.remaining(receiver) == Some(0) {
+            self.unlisten(receiver);
+        }
+        for stream in 0..self.streams.len() {
+            if let Some(on_wire_at) = self.land_passed(stream) {
+                let lag_us = now.since(on_wire_at);
+                // Up at once, down by an eighth: the slowest listener counts.
+                self.report_lag_us = lag_us.max(self.report_lag_us - self.report_lag_us.saturating_sub(lag_us) / 8);
+            }
+        }
+        for chunk in lacking {
+            if self.progress[chunk.index()].flight != Flight::Waiting {
+                self.judge(chunk);
+            }
+        }
+        self.catch_up(receiver);
+    }
+
+    /// Moves `receiver` along the streams; it listens from its first credible position on.
+    fn pass(&mut self, receiver: ReceiverId, report: &Report) {
+        let mut heard = false;
+        for &(id, sequence) in &report.passed {
+            let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else { continue };
+            if let Some(position) = stream.position_of(sequence) {
+                stream.listen(receiver, position);
+                heard = true;
+            }
+        }
+        let listening = matches!(self.roster.attendance(receiver), Some(Attendance::Listening { .. }));
+        if !heard || listening || self.streams.iter().any(|stream| stream.passed(receiver).is_none()) {
+            return;
+        }
+        self.greeting_new.retain(|&greeting| greeting != receiver);
+        let catch_up = self.streams.iter().map(|stream| stream.symbols_end).collect();
+        self.roster.set_attendance(receiver, Attendance::Listening { catch_up: Some(catch_up) });
+        self.queue_never_sent(receiver);
+    }
+
+    /// Judges everything that went out before `receiver` listened, once it has passed all that.
+    fn catch_up(&mut self, receiver: ReceiverId) {
+        let Some(Attendance::Listening { catch_up: Some(positions) }) = self.roster.attendance(receiver) else { return };
+        let reached = |(stream, &end): (&Stream, &u64)| stream.passed(receiver).is_none_or(|passed| passed >= end);
+        if !self.streams.iter().zip(positions).all(reached) {
+            return;
+        }
+        self.roster.set_attendance(receiver, Attendance::Listening { catch_up: None });
+        for chunk in self.wanted_by(receiver) {
+            let progress = &self.progress[chunk.index()];
+            if progress.sent.is_some() && progress.flight != Flight::Waiting {
+                self.judge(chunk);
+            }
+        }
+    }
+
+    fn unlisten(&mut self, receiver: ReceiverId) {
+        for stream in 0..self.streams.len() {
+            self.streams[stream].unlisten(receiver);
+            self.land_passed(stream);
+        }
+    }
+
+    /// Makes a receiver that was silent for too long absent.
+    fn give_up_on(&mut self, receiver: ReceiverId) {
+        self.roster.set_attendance(receiver, Attendance::Absent);
+        self.unlisten(receiver);
+    }
+
+    fn queue_never_sent(&mut self, receiver: ReceiverId) {
+        for chunk in self.wanted_by(receiver) {
+            if self.progress[chunk.index()].sent.is_none() {
+                self.whole.insert(chunk);
+            }
+        }
+    }
+
+    fn wanted_by(&self, receiver: ReceiverId) -> Vec<ChunkId> {
+        self.roster.want(receiver).map(|want| want.iter().collect()).unwrap_or_default()
+    }
+
+    // What follows from it.
+
+    /// Judges the chunks of all groups that all listeners have passed; when the last of them had left.
+    fn land_passed(&mut self, stream: usize) -> Option<Micros> {
+        let mut on_wire_at = None;
+        while let Some(group) = self.streams[stream].take_passed() {
+            on_wire_at = Some(group.on_wire_at);
+            for chunk in group.chunks {
+                if self.is_in(chunk, stream, group.first, group.sync) {
+                    self.progress[chunk.index()].flight = Flight::Landed;
+                    self.judge(chunk);
+                }
+            }
+        }
+        on_wire_at
+    }
+
+    /// Whether the group from `first` to `sync` is the last one that `chunk` was in.
+    fn is_in(&self, chunk: ChunkId, stream: usize, first: u64, sync: u64) -> bool {
+        self.progress[chunk.index()].sent.is_some_and(|sent| sent.stream == stream && (first..sync).contains(&sent.last))
+    }
+
+    /// Queues `chunk` as what is known of it asks for.
+    fn judge(&mut self, chunk: ChunkId) {
+        if self.roster.demand(chunk) == 0 {
+            return;
+        }
+        let (partial, whole) = self.known(chunk, |known| {
+            let needs = known.needs;
+            (needs.is_some_and(|needs| needs.partial_max() > 0), known.silent || needs.is_some_and(ChunkNeeds::any_whole))
+        });
+        if whole {
+            self.whole.insert(chunk);
+        }
+        let progress = &mut self.progress[chunk.index()];
+        if partial && !progress.queued {
+            progress.queued = true;
+            self.repairs.push_back(chunk);
+        }
+    }
+
+    /// Looks at what is known of a chunk: nothing of receivers that have not passed its last symbol.
+    fn known<T>(&mut self, chunk: ChunkId, look: impl FnOnce(Known<'_>) -> T) -> T {
+        let Some(sent) = self.progress[chunk.index()].sent else {
+            return look(Known { needs: None, silent: self.roster.demand(chunk) > 0 });
+        };
+        let unknown: Vec<ReceiverId> = self.roster.greeting().chain(self.streams[sent.stream].behind(sent.last)).collect();
+        self.roster.known(chunk, unknown.into_iter(), look)
+    }
+
+    // What time brings.
+
+    fn report_wait_us(&self) -> u64 {
+        (self.report_lag_us * REPORT_WAIT_LAGS).clamp(REPORT_WAIT_MIN_US, REPORT_WAIT_MAX_US)
+    }
+
+    fn tick(&mut self, now: Micros) {
+        self.rate.tick(now);
+        while let Some(&(until, receiver)) = self.greeting_until.front() {
+            if now < until {
+                break;
+            }
+            self.greeting_until.pop_front();
+            if self.roster.attendance(receiver) == Some(&Attendance::Greeting) {
+                self.give_up_on(receiver);
+            }
+        }
+        for stream in 0..self.streams.len() {
+            // Without listeners a group lands unheard.
+            self.land_passed(stream);
+            while let Some(sync) = self.overdue_sync(stream, now) {
+                let silent: Vec<ReceiverId> = self.streams[stream].behind(sync.saturating_sub(1)).collect();
+                silent.into_iter().for_each(|receiver| self.give_up_on(receiver));
+                // Nobody is left who has not passed it: it has landed.
+            }
+            self.judge_overdue(stream, now);
+        }
+    }
+
+    /// The sync of the oldest group when it has been without an answer for too long.
+    fn overdue_sync(&self, stream: usize, now: Micros) -> Option<u64> {
+        let group = self.streams[stream].in_flight.front()?;
+        (now >= group.on_wire_at.after(ABSENT_AFTER_US)).then_some(group.sync)
+    }
+
+    /// Judges the chunks of groups that have waited long enough by what is known.
+    fn judge_overdue(&mut self, stream: usize, now: Micros) {
+        let wait_us = self.report_wait_us();
+        loop {
+            let line = &mut self.streams[stream];
+            let Some(group) = line.in_flight.get(line.overdue).filter(|group| now >= group.on_wire_at.after(wait_us)) else { return };
+            let (first, sync, chunks) = (group.first, group.sync, group.chunks.clone());
+            line.overdue += 1;
+            for chunk in chunks {
+                if self.is_in(chunk, stream, first, sync) {
+                    self.progress[chunk.index()].flight = Flight::Overdue;
+                    self.judge(chunk);
+                }
+            }
+        }
+    }
+
+    /// When time alone changes something.
+    fn deadline(&self) -> Option<Micros> {
+        let of_stream = |stream: &Stream| {
+            let overdue = stream.in_flight.get(stream.overdue).map(|group| group.on_wire_at.after(self.report_wait_us()));
+            let absent = stream.in_flight.front().map(|group| group.on_wire_at.after(ABSENT_AFTER_US));
+            overdue.into_iter().chain(absent).min()
+        };
+        let greeting = self.greeting_until.front().map(|&(until, _)| until);
+        self.streams.iter().filter_map(of_stream).chain(greeting).min()
+    }
+
+    /// From now on greeting receivers have something to answer.
+    fn set_greeting_deadlines(&mut self, on_wire_at: Micros) {
+        let until = on_wire_at.after(ABSENT_AFTER_US);
+        self.greeting_until.extend(self.greeting_new.drain(..).map(|receiver| (until, receiver)));
+    }
+
+    // What is sent.
+
+    /// Repairs before whole chunks, because receivers hold memory for them; but of both, neither gets less than half.
+    fn next_group(&mut self, now: Micros, stream: usize) -> Option<Group> {
+        let chunk_symbols = u64::from(self.config.parameters.source_symbols_max());
+        let whole_first = !self.whole.is_empty() && self.repairs_ahead_symbols > chunk_symbols * INTERLEAVE_MAX as u64;
+        let (mut chunks, repair) = match whole_first {
+            true => (self.whole_chunks(stream), false),
+            false => (self.repair_chunks(stream), true),
+        };
+        let mut repair = repair;
+        if chunks.is_empty() {
+            repair = !repair;
+            chunks = if repair { self.repair_chunks(stream) } else { self.whole_chunks(stream) };
+        }
+        if chunks.is_empty() {
+            return None;
+        }
+        let group = self.send(now, stream, chunks);
+        let packets = u64::from(group.packet_count());
+        self.repairs_ahead_symbols = match repair {
+            true if !self.whole.is_empty() => self.repairs_ahead_symbols + packets,
+            true => 0,
+            false => self.repairs_ahead_symbols.saturating_sub(packets),
+        };
+        Some(group)
+    }
+
+    /// Takes chunks that are to be repaired off the queue, with the symbols that serve all who are known to need some.
+    fn repair_chunks(&mut self, _stream: usize) -> Vec<ChunkSymbols> {
+        let mut chunks = Vec::new();
+        while chunks.len() < INTERLEAVE_MAX {
+            let Some(chunk) = self.repairs.pop_front() else { break };
+            self.progress[chunk.index()].queued = false;
+            let symbols = self.repair_of(chunk);
+            if !symbols.is_empty() {
+                chunks.push(self.chunk_symbols(chunk, symbols));
+            }
+        }
+        chunks
+    }
+
+    /// The fewest symbols that give every receiver of `chunk` that is known to have a part what it needs.
+    fn repair_of(&mut self, chunk: ChunkId) -> Vec<SymbolIndex> {
+        if self.roster.demand(chunk) == 0 || self.progress[chunk.index()].flight == Flight::Waiting {
+            return Vec::new();
+        }
+        let k = self.config.source_symbols[chunk.index()];
+        let cycle = k + repair_symbols(k);
+        let cursor = self.progress[chunk.index()].cursor;
+        let (count, exact) = self.known(chunk, |known| {
+            let Some(needs) = known.needs else { return (0, None) };
+            let count = needs.partial_max();
+            // Sources that all lack need no decoding. Repair symbols are the better choice while there are any that nobody has seen.
+            let fresh = cursor >= k && cursor + count <= cycle;
+            let exact = needs.missing().filter(|missing| missing.len() <= usize::from(count) || needs.needy() == 1 || !fresh);
+            (
+                count,
+                exact.map(|mut missing| {
+                    if needs.needy() == 1 {
+                        missing.truncate(usize::from(count));
+                    }
+                    missing
+                }),
+            )
+        });
+        if count == 0 {
+            return Vec::new();
+        }
+        match exact {
+            Some(missing) => missing.into_iter().map(SymbolIndex).collect(),
+            None => {
+                self.progress[chunk.index()].cursor = (cursor + count) % cycle;
+                (0..count).map(|step| SymbolIndex((cursor + step) % cycle)).collect()
+            }
+        }
+    }
+
+    /// Takes the next chunks that somebody needs whole off the carousel.
+    fn whole_chunks(&mut self, stream: usize) -> Vec<ChunkSymbols> {
+        let mut chunks = Vec::new();
+        let interleave = self.interleave(stream);
+        while chunks.len() < interleave {
+            let Some(chunk) = self.whole.next_from(self.carousel).or_else(|| self.whole.next_from(0)) else { break };
+            self.carousel = chunk.0.saturating_add(1);
+            self.whole.remove(chunk);
+            let progress = &self.progress[chunk.index()];
+            // Of a chunk on its way nothing is known; it will be judged when it has been passed.
+            if progress.flight == Flight::Waiting || self.roster.demand(chunk) == 0 {
+                continue;
+            }
+            let never_sent = progress.sent.is_none();
+            if self.known(chunk, |known| known.silent || known.needs.is_some_and(ChunkNeeds::any_whole)) {
+                let k = self.config.source_symbols[chunk.index()];
+                self.totals.symbols_needed += if never_sent { u64::from(k) } else { 0 };
+                chunks.push(self.chunk_symbols(chunk, (0..k).map(SymbolIndex).collect()));
+            }
+        }
+        chunks
+    }
+
+    fn chunk_symbols(&self, chunk: ChunkId, symbols: Vec<SymbolIndex>) -> ChunkSymbols {
+        ChunkSymbols { chunk, source_symbols: self.config.source_symbols[chunk.index()], symbols }
+    }
+
+    fn interleave(&self, _stream: usize) -> usize {
+        let chunk_us = self.line_us(u64::from(self.config.parameters.source_symbols_max())).max(1);
+        ((GROUP_LINE_US / chunk_us) as usize).clamp(INTERLEAVE_MIN, INTERLEAVE_MAX)
+    }
+
+    /// Time that `packets` packets take on the line at a stream's rate.
+    fn line_us(&self, packets: u64) -> u64 {
+        let frame_bytes = self.config.parameters.payload_bytes() as u64 + u64::from(self.config.frame_overhead_bytes);
+        packets * frame_bytes * 8 * 1_000_000 / self.rate_per_stream()
+    }
+
+    fn send(&mut self, now: Micros, stream: usize, chunks: Vec<ChunkSymbols>) -> Group {
+        let line = &self.streams[stream];
+        let group = Group { stream: line.id, first_sequence: line.next_sequence(), chunks };
+        let (first, packets) = (line.next_position(), group.packet_count());
+        let line_us = self.line_us(u64::from(packets) + 1);
+        for (position, (index, symbol)) in (first..).zip(group.packets()) {
+            let part = &group.chunks[index];
+            let progress = &mut self.progress[part.chunk.index()];
+            progress.sent = Some(Sent { stream, last: position });
+            progress.flight = Flight::Waiting;
+            self.totals.repair_symbols_sent += u64::from(symbol.0 >= part.source_symbols);
+        }
+        let chunks = group.chunks.iter().map(|part| part.chunk).collect();
+        self.streams[stream].send_group(now, line_us, packets, chunks);
+        self.set_greeting_deadlines(self.streams[stream].on_wire_at(now));
+        self.totals.symbols_sent += u64::from(packets);
+        self.totals.groups_sent += 1;
+        self.totals.syncs_sent += 1;
+        group
+    }
+}
