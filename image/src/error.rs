@@ -12,18 +12,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed.
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("{doing} {}: {error}", path.display())]
     Io {
         /// What was being done, as a gerund: "opening".
         doing: &'static str,
         /// To which file.
         path: PathBuf,
         /// What the kernel said.
-        source: io::Error,
+        // Not `source`: the message has it already, and reports that follow the chain would print it twice.
+        error: io::Error,
     },
 
     /// A write to the target failed.
-    #[error("writing {length_bytes} bytes at offset {offset} of {}: {source}", path.display())]
+    #[error("writing {length_bytes} bytes at offset {offset} of {}: {error}", path.display())]
     WriteTarget {
         /// The device or file.
         path: PathBuf,
@@ -32,14 +33,14 @@ pub enum Error {
         /// How much was to be written.
         length_bytes: u64,
         /// What the kernel said.
-        source: io::Error,
+        error: io::Error,
     },
 
     /// The io_uring cannot be had.
-    #[error("setting up io_uring: {source} (is it switched off by kernel.io_uring_disabled or a seccomp filter?)")]
+    #[error("setting up io_uring: {error} (is it switched off by kernel.io_uring_disabled or a seccomp filter?)")]
     Uring {
         /// What the kernel said.
-        source: io::Error,
+        error: io::Error,
     },
 
     /// A source cannot be packed.
@@ -165,7 +166,7 @@ impl Error {
 
     /// Wraps an I/O error; for use with `map_err`.
     pub(crate) fn io<E: Into<io::Error>>(doing: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
-        move |source| Self::Io { doing, path: path.to_owned(), source: source.into() }
+        move |error| Self::Io { doing, path: path.to_owned(), error: error.into() }
     }
 
     pub(crate) fn refused(path: &Path, why: impl Into<String>) -> Self {

@@ -1,2 +1,38 @@
-//! P
-fn main() {}
+//! `discus`: packs images, looks into packs, restores from them, and serves them.
+
+mod command;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use command::{exit, inspect, pack, restore, verify};
+
+/// Provision many machines at once: images are packed together, and what they share is sent once.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Pack(pack::PackArgs),
+    Inspect(inspect::InspectArgs),
+    Verify(verify::VerifyArgs),
+    Restore(restore::RestoreArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Pack(args) => pack::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Restore(args) => restore::run(args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("discus: {error:#}");
+        ExitCode::from(exit::code_of(&error))
+    })
+}

@@ -50,7 +50,7 @@ impl Ring {
     /// and writes name their memory each time.
     pub(super) fn new(depth: u32, pools: &[&BufferPool]) -> Result<(Self, Option<String>)> {
         let depth = depth.clamp(1, 4096);
-        let uring = IoUring::new(depth).map_err(|source| Error::Uring { source })?;
+        let uring = IoUring::new(depth).map_err(|error| Error::Uring { error })?;
         let mut regions = Vec::new();
         for pool in pools {
             let (start, bytes) = pool.region();

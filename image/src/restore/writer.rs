@@ -204,7 +204,7 @@ impl Writer {
 
     fn advance(&mut self, wait: bool) -> Result<()> {
         let mut ended = std::mem::take(&mut self.ended);
-        let mut outcome = self.ring.complete(wait, &mut ended).map_err(|source| Error::Uring { source });
+        let mut outcome = self.ring.complete(wait, &mut ended).map_err(|error| Error::Uring { error });
         for completion in ended.drain(..) {
             outcome = outcome.and_then(|()| self.end_write(completion));
         }
@@ -233,7 +233,7 @@ impl Writer {
             // It may be done without any write in flight: the target keeps a device's beginning for later.
             self.end_job_if_done(job);
         }
-        self.ring.submit().map_err(|source| Error::Uring { source })
+        self.ring.submit().map_err(|error| Error::Uring { error })
     }
 
     fn start_write(&mut self, job: u32, place: Place) -> Result<()> {
@@ -251,7 +251,7 @@ impl Writer {
         let fd = self.target.begin_write(place.file)?;
         let start = buffer_offset + run.raw_offset as usize;
         let queued = self.ring.write(hold, start..start + run.length as usize, fd, run.target_offset, tag);
-        queued.map_err(|source| Error::Uring { source })
+        queued.map_err(|error| Error::Uring { error })
     }
 
     /// Takes note of one write that has ended.
@@ -298,13 +298,13 @@ impl Writer {
         let (Some(job), Some(fd)) = (self.jobs.get_mut(write.job), self.target.fd(write.file)) else { return Ok(()) };
         let start = job.buffer_offset + write.run.raw_offset as usize;
         let queued = self.ring.write(job.hold, start..start + write.run.length as usize, fd, write.run.target_offset, tag);
-        queued.and_then(|()| self.ring.submit()).map_err(|source| Error::Uring { source })
+        queued.and_then(|()| self.ring.submit()).map_err(|error| Error::Uring { error })
     }
 
-    fn write_error(&mut self, tag: u32, source: io::Error) -> Error {
-        let Some(&mut Write { file, run, .. }) = self.writes.get_mut(tag) else { return Error::Uring { source } };
+    fn write_error(&mut self, tag: u32, error: io::Error) -> Error {
+        let Some(&mut Write { file, run, .. }) = self.writes.get_mut(tag) else { return Error::Uring { error } };
         let (offset, length_bytes) = (run.target_offset, run.length.into());
-        Error::WriteTarget { path: self.target.path_of(file), offset, length_bytes, source }
+        Error::WriteTarget { path: self.target.path_of(file), offset, length_bytes, error }
     }
 
     fn end_job_if_done(&mut self, id: u32) {

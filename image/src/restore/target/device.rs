@@ -127,7 +127,7 @@ impl Device {
     fn write_head(&self) -> Result<()> {
         let Some(head) = &self.head else { return Ok(()) };
         let (offset, length_bytes) = (0, self.head_bytes);
-        let write_error = |source| Error::WriteTarget { path: self.path.clone(), offset, length_bytes, source };
+        let write_error = |error| Error::WriteTarget { path: self.path.clone(), offset, length_bytes, error };
         self.file.write_all_at(&head[..self.head_bytes as usize], offset).map_err(write_error)
     }
 
@@ -220,13 +220,13 @@ impl Zeroer {
         while offset < end && !self.given_up.load(Ordering::Relaxed) {
             let length = (end - offset).min(ZERO_BUFFER_BYTES as u64);
             let written = self.file.write_all_at(&zeros[..length as usize], offset);
-            written.map_err(|source| self.error(offset, length, source))?;
+            written.map_err(|error| self.error(offset, length, error))?;
             offset += length;
         }
         Ok(())
     }
 
-    fn error(&self, offset: u64, length_bytes: u64, source: std::io::Error) -> Error {
-        Error::WriteTarget { path: self.path.clone(), offset, length_bytes, source }
+    fn error(&self, offset: u64, length_bytes: u64, error: std::io::Error) -> Error {
+        Error::WriteTarget { path: self.path.clone(), offset, length_bytes, error }
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn preallocate(file: impl AsFd, path: &Path, runs: impl Iterator<Item
     let take = |start: u64, end: u64| match fallocate(&file, FallocateFlags::KEEP_SIZE, start, end - start) {
         Ok(()) => Ok(true),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(false),
-        Err(error) => Err(Error::WriteTarget { path: path.to_owned(), offset: start, length_bytes: end - start, source: error.into() }),
+        Err(error) => Err(Error::WriteTarget { path: path.to_owned(), offset: start, length_bytes: end - start, error: error.into() }),
     };
     let mut pending: Option<(u64, u64)> = None;
     for (offset, length) in runs {

@@ -1,0 +1,27 @@
+//! Exit codes, so that scripts can tell failures apart.
+
+use image::ErrorClass;
+
+/// Printed below the help of every subcommand that works on images and packs.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0  success
+  1  another failure
+  2  wrong usage, or a parameter out of range
+  3  an input cannot be used: missing image, source of an unknown kind, source that changed meanwhile
+  4  a pack, manifest or chunk is damaged
+  5  the target is refused: in use, too small, exists already
+  6  the system failed a read, a write or another call";
+
+/// The exit code for an error.
+pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
+    let class = error.chain().find_map(|cause| cause.downcast_ref::<image::Error>()).map(image::Error::class);
+    match class {
+        None => 1,
+        Some(ErrorClass::Usage) => 2,
+        Some(ErrorClass::Input) => 3,
+        Some(ErrorClass::Corrupt) => 4,
+        Some(ErrorClass::Refused) => 5,
+        Some(ErrorClass::Io) => 6,
+    }
+}
