@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use libbpf_rs::libbpf_sys;
@@ -103,16 +103,19 @@ impl XdpLink {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(result) }))
     }
 
-    /// Detaches now, whoever else may hold the link.
-    pub(crate) fn detach(self) -> io::Result<()> {
+    /// Detaches now, whoever else may hold the link. The second time does nothing.
+    pub(crate) fn detach(&self) -> io::Result<()> {
         // SAFETY: takes a descriptor and no pointer.
         check(unsafe { libbpf_sys::bpf_link_detach(self.0.as_raw_fd()) })
     }
 }
 
-impl AsFd for XdpLink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl Drop for XdpLink {
+    /// Closing the descriptor would detach as well, but only once no child process that another thread is just
+    /// starting holds a copy of it: until the child's exec.
+    fn drop(&mut self) {
+        // A failure means that the interface is gone, and the link with it.
+        let _ = self.detach();
     }
 }
 
