@@ -1,2 +1,26 @@
-//! P
-fn main() {}
+//! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
+
+use bench::{filter, impair};
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Measure the limits of this machine and of discus; impair networks for tests")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure what the receiver's filter costs per packet
+    Filter(filter::FilterArgs),
+    /// Lose multicast packets that leave an interface
+    Impair(impair::ImpairArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Filter(args) => filter::run(&args),
+        Command::Impair(args) => impair::run(&args),
+    }
+}
