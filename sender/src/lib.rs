@@ -2,5 +2,6 @@
 
 pub mod control;
 pub mod engine;
+pub mod interface;
 pub mod schedule;
 pub mod transmit;

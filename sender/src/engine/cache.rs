@@ -1,0 +1,132 @@
+//! Chunks of the pack in memory, least recently used first to go, so that repairs shortly after a chunk was sent need no second read.
+
+use image::restore::{Buffer, BufferPool};
+use std::collections::HashMap;
+use std::sync::Arc;
+use wire::{ChunkId, SymbolIndex};
+
+/// The source symbols of one chunk.
+pub(super) struct Chunk {
+    buffer: Buffer,
+    source_symbols: u16,
+    symbol_bytes: usize,
+}
+
+impl Chunk {
+    /// Takes a buffer with `stored_bytes` of the chunk at its start and pads its last symbol with zeros. None when the buffer cannot
+    /// hold that many symbols.
+    pub(super) fn new(mut buffer: Buffer, stored_bytes: usize, source_symbols: u16, symbol_bytes: usize) -> Option<Chunk> {
+        buffer.get_mut(stored_bytes..usize::from(source_symbols) * symbol_bytes)?.fill(0);
+        Some(Chunk { buffer, source_symbols, symbol_bytes })
+    }
+
+    /// K.
+    pub(super) fn source_symbols(&self) -> u16 {
+        self.source_symbols
+    }
+
+    /// All source symbols.
+    pub(super) fn sources(&self) -> &[u8] {
+        &self.buffer[..usize::from(self.source_symbols) * self.symbol_bytes]
+    }
+
+    /// One source symbol; None when the chunk has none of that index.
+    pub(super) fn source(&self, index: SymbolIndex) -> Option<&[u8]> {
+        self.sources().chunks_exact(self.symbol_bytes).nth(index.0.into())
+    }
+}
+
+/// A bounded set of chunks. The bound is the number of buffers in the pool: a buffer is taken from the chunk that has not been
+/// asked for longest and that nobody is sending.
+pub(super) struct Cache {
+    pool: BufferPool,
+    chunks: HashMap<ChunkId, Entry>,
+    clock: u64,
+}
+
+struct Entry {
+    chunk: Arc<Chunk>,
+    used_at: u64,
+}
+
+impl Cache {
+    /// An empty cache over `pool`.
+    pub(super) fn new(pool: BufferPool) -> Cache {
+        Cache { pool, chunks: HashMap::new(), clock: 0 }
+    }
+
+    /// The chunk, when it is there.
+    pub(super) fn get(&mut self, id: ChunkId) -> Option<Arc<Chunk>> {
+        self.clock += 1;
+        let entry = self.chunks.get_mut(&id)?;
+        entry.used_at = self.clock;
+        Some(Arc::clone(&entry.chunk))
+    }
+
+    /// Keeps a chunk.
+    pub(super) fn insert(&mut self, id: ChunkId, chunk: Arc<Chunk>) {
+        self.clock += 1;
+        self.chunks.insert(id, Entry { chunk, used_at: self.clock });
+    }
+
+    /// A buffer to read another chunk into; None while all are in use.
+    pub(super) fn buffer(&mut self) -> Option<Buffer> {
+        if let Some(buffer) = self.pool.take() {
+            return Some(buffer);
+        }
+        // A scan of some 500 entries once for each chunk that is read.
+        let unused = self.chunks.iter().filter(|(_, entry)| Arc::strong_count(&entry.chunk) == 1);
+        let oldest = unused.min_by_key(|(_, entry)| entry.used_at).map(|(&id, _)| id)?;
+        self.chunks.remove(&oldest);
+        self.pool.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(cache: &mut Cache, id: u32) -> Option<Arc<Chunk>> {
+        let mut buffer = cache.buffer()?;
+        buffer.fill(id as u8);
+        let chunk = Arc::new(Chunk::new(buffer, 100, 2, 64).unwrap());
+        cache.insert(ChunkId(id), Arc::clone(&chunk));
+        Some(chunk)
+    }
+
+    #[test]
+    fn the_last_symbol_is_padded_with_zeros() {
+        let mut cache = Cache::new(BufferPool::new(1, 4096).unwrap());
+        let chunk = load(&mut cache, 7).unwrap();
+        assert_eq!(chunk.source(SymbolIndex(0)), Some(&[7; 64][..]));
+        assert_eq!(chunk.source(SymbolIndex(1)).unwrap()[..37], [&[7; 36][..], &[0]].concat());
+        assert_eq!(chunk.source(SymbolIndex(2)), None);
+    }
+
+    #[test]
+    fn more_symbols_than_the_buffer_holds_are_refused() {
+        let pool = BufferPool::new(1, 4096).unwrap();
+        assert!(Chunk::new(pool.take().unwrap(), 4096, 65, 64).is_none());
+        assert!(Chunk::new(pool.take().unwrap(), 4097, 2, 64).is_none());
+    }
+
+    #[test]
+    fn the_least_recently_used_chunk_goes_first() {
+        let mut cache = Cache::new(BufferPool::new(2, 4096).unwrap());
+        load(&mut cache, 1);
+        load(&mut cache, 2);
+        assert!(cache.get(ChunkId(1)).is_some());
+        load(&mut cache, 3);
+        assert!(cache.get(ChunkId(2)).is_none());
+        assert!(cache.get(ChunkId(1)).is_some() && cache.get(ChunkId(3)).is_some());
+    }
+
+    #[test]
+    fn a_chunk_that_is_being_sent_stays() {
+        let mut cache = Cache::new(BufferPool::new(1, 4096).unwrap());
+        let sending = load(&mut cache, 1).unwrap();
+        assert!(load(&mut cache, 2).is_none());
+        drop(sending);
+        assert!(load(&mut cache, 2).is_some());
+    }
+}

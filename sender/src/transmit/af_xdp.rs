@@ -1,0 +1,346 @@
+//! Transmission through an AF_XDP socket: whole frames are built in memory shared with the kernel (the UMEM) and handed over through
+//! a ring, a batch at a time.
+//!
+//! Every UMEM frame is in exactly one place: the free list here, the transmit ring or the kernel, or the completion ring. [`AfXdp`]
+//! keeps that rule; it is what makes writing into a frame sound.
+#![allow(unsafe_code)]
+
+use super::{Error, Mode, Packet, STALL_LIMIT, StreamConfig, Transmit};
+use std::error::Error as _;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+use wire::frame::FrameTemplate;
+use wire::packet::HEADER_BYTES;
+use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::umem::frame::FrameDesc;
+use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket, TxQueue, Umem};
+
+/// Frames in flight at most, and so the size of the transmit and completion rings: 2 to 3 ms of 10 Gbit/s, enough to keep a card busy
+/// between two batches, and 4 MiB of memory.
+const TRANSMIT_FRAMES: u32 = 2048;
+/// Frames given to the card for what it receives on the queue that a zero-copy socket takes over; virtio wants as many as its ring.
+const FILL_FRAMES: u32 = 2048;
+/// Bytes the kernel keeps free in front of each frame (XDP_PACKET_HEADROOM).
+const XDP_HEADROOM_BYTES: usize = 256;
+/// Frames are a power of two, at least 2048 and at most a page (without huge pages).
+const FRAME_BYTES_CHOICES: [usize; 2] = [2048, 4096];
+/// In copy mode every frame in flight is charged to the socket's send buffer with its skb (about 2.3 KiB at MTU 1500); the default of
+/// 208 KiB would stop at some 90.
+const SEND_BUFFER_BYTES: libc::c_int = 16 * 1024 * 1024;
+/// `setsockopt(SOL_XDP)`: frames that one kick sends in copy mode; 32 unless raised. Linux 6.17, linux/if_xdp.h.
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
+/// A queue that another socket has just left is busy for a moment.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
+/// Cards that reset on binding need a few seconds for link training.
+const CARRIER_LIMIT: Duration = Duration::from_secs(10);
+
+/// An AF_XDP socket that only transmits.
+pub struct AfXdp {
+    zero_copy: bool,
+    budget_raised: bool,
+    interface: String,
+    template: FrameTemplate,
+    umem: Umem,
+    transmit: TxQueue,
+    completion: CompQueue,
+    free: Vec<FrameDesc>,
+    filled: Vec<FrameDesc>,
+    completed: Vec<FrameDesc>,
+    // Kept alive: the kernel and libxdp hold on to these rings.
+    _fill: FillQueue,
+    _receive: RxQueue,
+}
+
+impl AfXdp {
+    /// Opens a socket on the interface and queue of `config`.
+    ///
+    /// # Errors
+    /// [`Error::Unsuitable`] when AF_XDP cannot carry this stream here, [`Error::AfXdp`] when the kernel or driver refuses.
+    pub fn open(config: &StreamConfig, zero_copy: bool) -> Result<AfXdp, Error> {
+        let interface = &config.interface;
+        let Some(mac) = interface.mac else {
+            return Err(Error::Unsuitable(format!("{} is not Ethernet", interface.name)));
+        };
+        let template =
+            FrameTemplate::new(mac, config.source, config.group, config.hops).map_err(|error| Error::Unsuitable(error.to_string()))?;
+        let needed_bytes = config.frame_bytes(config.payload_bytes);
+        let frame_bytes = frame_bytes_for(needed_bytes).ok_or_else(|| {
+            let room_bytes = FRAME_BYTES_CHOICES[1] - XDP_HEADROOM_BYTES;
+            Error::Unsuitable(format!("frames of {needed_bytes} bytes do not fit a UMEM frame, which holds {room_bytes}"))
+        })?;
+        let started = Instant::now();
+        let mut socket = loop {
+            match AfXdp::bind(config, &template, frame_bytes, zero_copy) {
+                Err(Error::AfXdp { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < BUSY_LIMIT => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                other => break other?,
+            }
+        };
+        // Frames that are handed over while the link is down are lost without a trace.
+        if !interface.wait_for_carrier(CARRIER_LIMIT) {
+            tracing::warn!("{} has no carrier; packets are lost until it has one", interface.name);
+        }
+        socket.raise_limits();
+        Ok(socket)
+    }
+
+    fn bind(config: &StreamConfig, template: &FrameTemplate, frame_bytes: usize, zero_copy: bool) -> Result<AfXdp, Error> {
+        let invalid = |what| move |_| Error::AfXdp { what, source: io::ErrorKind::InvalidInput.into() };
+        let ring = QueueSize::new(TRANSMIT_FRAMES).map_err(invalid("ring size"))?;
+        let fill_ring = QueueSize::new(FILL_FRAMES).map_err(invalid("ring size"))?;
+        let umem_config = UmemConfig::builder()
+            .frame_size(FrameSize::new(frame_bytes as u32).map_err(invalid("frame size"))?)
+            .fill_queue_size(fill_ring)
+            .comp_queue_size(ring)
+            .build()
+            .map_err(|_| Error::AfXdp { what: "UMEM layout", source: io::ErrorKind::InvalidInput.into() })?;
+        let frames = TRANSMIT_FRAMES + if zero_copy { FILL_FRAMES } else { 0 };
+        let frame_count = NonZeroU32::new(frames).unwrap_or(NonZeroU32::MIN);
+        let (umem, mut free) = Umem::new(umem_config, frame_count, false)
+            .map_err(|error| Error::AfXdp { what: "registering the UMEM", source: system_error(error.source()) })?;
+        let mode = if zero_copy { BindFlags::XDP_ZEROCOPY } else { BindFlags::XDP_COPY };
+        let socket_config = SocketConfig::builder()
+            .rx_queue_size(ring)
+            .tx_queue_size(ring)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name = config
+            .interface
+            .name
+            .parse()
+            .map_err(|_| Error::AfXdp { what: "interface name", source: io::ErrorKind::InvalidInput.into() })?;
+        // SAFETY: the UMEM is new and used by this socket alone, and no XDP program is loaded by it.
+        let opened = unsafe { Socket::new(socket_config, &umem, &name, config.queue) };
+        let (transmit, receive, rings) =
+            opened.map_err(|error| Error::AfXdp { what: "binding the socket", source: system_error(error.source()) })?;
+        let Some((mut fill, completion)) = rings else {
+            return Err(Error::AfXdp { what: "binding the socket", source: io::ErrorKind::AddrInUse.into() });
+        };
+        if zero_copy {
+            // The card now receives this queue's packets into our frames, and passes them to the stack by copy: without frames the
+            // machine would hear nothing on the queue. They circulate within the kernel.
+            let for_receive = free.split_off(TRANSMIT_FRAMES as usize);
+            // SAFETY: these frames belong to this UMEM and leave our hands here for good.
+            unsafe { fill.produce(&for_receive) };
+        }
+        Ok(AfXdp {
+            zero_copy,
+            budget_raised: false,
+            interface: config.interface.name.clone(),
+            template: template.clone(),
+            umem,
+            transmit,
+            completion,
+            free,
+            filled: Vec::with_capacity(TRANSMIT_FRAMES as usize),
+            completed: vec![FrameDesc::default(); TRANSMIT_FRAMES as usize],
+            _fill: fill,
+            _receive: receive,
+        })
+    }
+
+    /// Lets one kick send a whole ring in copy mode, where the kernel can be told to.
+    fn raise_limits(&mut self) {
+        if self.zero_copy {
+            return;
+        }
+        // Forced past net.core.wmem_max when privileged, else as far as that allows.
+        if !self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER_BYTES) {
+            self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER_BYTES);
+        }
+        self.budget_raised = self.set_option(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, TRANSMIT_FRAMES as libc::c_int);
+    }
+
+    fn set_option(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> bool {
+        // SAFETY: `value` lives across the call and its size is given.
+        let outcome = unsafe {
+            libc::setsockopt(
+                self.transmit.fd().as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of_val(&value) as libc::socklen_t,
+            )
+        };
+        outcome == 0
+    }
+
+    /// For the line at start.
+    pub(super) fn details(&self) -> &'static str {
+        match (self.zero_copy, self.budget_raised) {
+            (true, _) => "no XDP program needed",
+            (false, true) => "a whole batch per kick",
+            (false, false) => "32 frames per kick",
+        }
+    }
+
+    /// Takes back the frames that the kernel is done with.
+    fn reap(&mut self) -> usize {
+        // SAFETY: the descriptors are placeholders that are overwritten; every address read back belongs to our UMEM, because we
+        // submitted it.
+        let count = unsafe { self.completion.consume(&mut self.completed) };
+        self.free.extend_from_slice(&self.completed[..count]);
+        count
+    }
+
+    /// Builds frames for the first of `packets` that free frames suffice for, and hands them to the ring. Returns how many.
+    fn submit(&mut self, packets: &[Packet<'_>]) -> Result<usize, Error> {
+        // Read at each batch: a frame completes only after its ring slot was read, so slots never run out before frames do.
+        let count = packets.len().min(self.free.len()).min(self.transmit.nb_free_exact() as usize);
+        self.filled.clear();
+        for packet in &packets[..count] {
+            let Some(mut frame) = self.free.pop() else { break };
+            let length = {
+                // SAFETY: the descriptor came from this UMEM and was in the free list, so nobody else reads or writes the frame.
+                let mut data = unsafe { self.umem.data_mut(&mut frame) };
+                let payload_bytes = packet.payload_bytes();
+                data.cursor().set_pos(self.template.header_bytes() + payload_bytes);
+                write_frame(&self.template, packet, data.contents_mut())
+            };
+            match length {
+                Ok(()) => self.filled.push(frame),
+                Err(error) => {
+                    self.free.push(frame);
+                    self.free.append(&mut self.filled);
+                    return Err(error);
+                }
+            }
+        }
+        // SAFETY: the frames are of this UMEM and have left the free list; they come back through the completion ring.
+        let produced = unsafe { self.transmit.produce(&self.filled) };
+        if produced < self.filled.len() {
+            // Cannot be: the room was counted above. Keep the rule that every frame is in one place all the same.
+            self.free.extend(self.filled.drain(produced..));
+        }
+        Ok(produced)
+    }
+
+    /// Makes the kernel look at the ring; in copy mode until it has taken everything, or takes nothing more for now. Returns whether
+    /// the ring is empty.
+    fn kick(&mut self) -> Result<bool, Error> {
+        let mut queued = TRANSMIT_FRAMES - self.transmit.nb_free_exact();
+        loop {
+            if self.transmit.needs_wakeup() {
+                self.transmit.wakeup().map_err(|source| Error::Send { interface: self.interface.clone(), source })?;
+            }
+            let left = TRANSMIT_FRAMES - self.transmit.nb_free_exact();
+            if left == 0 || self.zero_copy || left == queued {
+                return Ok(left == 0);
+            }
+            queued = left;
+        }
+    }
+}
+
+impl Transmit for AfXdp {
+    fn send(&mut self, packets: &[Packet<'_>]) -> Result<usize, Error> {
+        let mut sent = 0;
+        let mut stalled_since: Option<Instant> = None;
+        loop {
+            let mut progress = self.reap();
+            let submitted = self.submit(&packets[sent..])?;
+            sent += submitted;
+            progress += submitted;
+            let emptied = self.kick()?;
+            if sent == packets.len() && (emptied || self.zero_copy) {
+                return Ok(sent);
+            }
+            if progress > 0 {
+                stalled_since = None;
+                continue;
+            }
+            // The ring or the send buffer is full: the receiver side of a veth, or the link, is slower than we are.
+            if stalled_since.get_or_insert_with(Instant::now).elapsed() >= STALL_LIMIT {
+                return Ok(sent);
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+    }
+
+    fn flush(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.reap();
+            if self.free.len() >= TRANSMIT_FRAMES as usize {
+                return true;
+            }
+            if self.kick().is_err() || Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        if self.zero_copy { Mode::AfXdpZeroCopy } else { Mode::AfXdpCopy }
+    }
+}
+
+/// The UMEM frame size that holds `needed_bytes` behind the kernel's headroom.
+fn frame_bytes_for(needed_bytes: usize) -> Option<usize> {
+    FRAME_BYTES_CHOICES.into_iter().find(|&frame_bytes| needed_bytes + XDP_HEADROOM_BYTES <= frame_bytes)
+}
+
+/// Writes a packet into `frame`, which is exactly as long as it needs.
+fn write_frame(template: &FrameTemplate, packet: &Packet<'_>, frame: &mut [u8]) -> Result<(), Error> {
+    let too_long = || Error::Unsuitable(format!("a packet of {} bytes does not fit its frame", packet.payload_bytes()));
+    let payload = frame.get_mut(template.header_bytes()..).unwrap_or_default();
+    let (header, symbol) = payload.split_first_chunk_mut::<HEADER_BYTES>().ok_or_else(too_long)?;
+    if symbol.len() != packet.symbol.len() {
+        return Err(too_long());
+    }
+    symbol.copy_from_slice(packet.symbol);
+    packet.header.write(header, packet.symbol);
+    template.write(frame, packet.payload_bytes()).map_err(|_| too_long())?;
+    Ok(())
+}
+
+/// The operating system's error under one of xsk-rs's.
+fn system_error(source: Option<&(dyn std::error::Error + 'static)>) -> io::Error {
+    let code = source.and_then(|source| source.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    code.map_or_else(|| io::ErrorKind::Other.into(), io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::frame::MacAddress;
+    use wire::packet::Header;
+    use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+
+    #[test]
+    fn ordinary_frames_take_half_a_page_and_jumbo_frames_do_not_fit() {
+        assert_eq!(frame_bytes_for(1498), Some(2048));
+        assert_eq!(frame_bytes_for(1792), Some(2048));
+        assert_eq!(frame_bytes_for(1793), Some(4096));
+        assert_eq!(frame_bytes_for(3841), None);
+    }
+
+    #[test]
+    fn a_frame_holds_headers_and_symbol() {
+        let template =
+            FrameTemplate::new(MacAddress([2, 0, 0, 0, 0, 1]), "10.0.0.1:4700".parse().unwrap(), "239.0.0.1:4700".parse().unwrap(), 1)
+                .unwrap();
+        let header = Header {
+            kind: wire::packet::Kind::Symbol,
+            session: SessionId(1),
+            chunk: ChunkId(2),
+            symbol: SymbolIndex(3),
+            source_symbols: 4,
+            sequence: Sequence(5),
+            stream: StreamId(6),
+        };
+        let symbol = [0xAB; 64];
+        let mut frame = vec![0; template.header_bytes() + HEADER_BYTES + symbol.len()];
+        write_frame(&template, &Packet { header, symbol: &symbol }, &mut frame).unwrap();
+        assert_eq!(Header::parse(&frame[42..]), Ok((header, &symbol[..])));
+        assert_eq!(&frame[..3], &[0x01, 0x00, 0x5E]);
+        let short = frame.len() - 1;
+        assert!(write_frame(&template, &Packet { header, symbol: &symbol }, &mut frame[..short]).is_err());
+        assert!(write_frame(&template, &Packet { header, symbol: &symbol }, &mut frame[..20]).is_err());
+    }
+}
