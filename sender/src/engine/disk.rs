@@ -44,6 +44,8 @@ struct Read {
     /// What is to be read, whole pages.
     length_bytes: usize,
     done_bytes: usize,
+    /// How far reading has got, which may be within a page. A second read that gets no further has met the end of the file.
+    reached_bytes: usize,
     /// Bytes of the record: fewer than `length_bytes` do, when the file ends there.
     needed_bytes: usize,
     buffer: Buffer,
@@ -97,7 +99,7 @@ impl Disk {
         if length_bytes > buffer.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the chunk is larger than its buffer"));
         }
-        let mut read = Read { token, offset, length_bytes, done_bytes: 0, needed_bytes, buffer };
+        let mut read = Read { token, offset, length_bytes, done_bytes: 0, reached_bytes: 0, needed_bytes, buffer };
         if self.ring.is_none() {
             let outcome = self.read_now(&mut read);
             self.finished.push_back(Finished { token, buffer: read.buffer, outcome });
@@ -167,38 +169,55 @@ impl Disk {
                 return self.submit(slot);
             }
             _ if result < 0 => Err(io::Error::from_raw_os_error(-result)),
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends within the chunk")),
-            _ => {
-                read.done_bytes = (read.done_bytes + result as usize).min(read.length_bytes);
-                if read.done_bytes < read.needed_bytes {
-                    // Direct I/O goes on at a page only.
-                    read.done_bytes -= read.done_bytes % PAGE_BYTES;
+            _ => match read.advance(result as usize) {
+                Advance::Whole => Ok(()),
+                Advance::EndOfFile => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends within the chunk")),
+                Advance::More => {
                     self.in_flight[slot] = Some(read);
                     return self.submit(slot);
                 }
-                Ok(())
-            }
+            },
         };
         self.finished.push_back(Finished { token: read.token, buffer: read.buffer, outcome });
         Ok(())
     }
 
     fn read_now(&self, read: &mut Read) -> io::Result<()> {
-        while read.done_bytes < read.needed_bytes {
+        loop {
             let target = &mut read.buffer[read.done_bytes..read.length_bytes];
-            match self.file.read_at(target, read.offset + read.done_bytes as u64) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends within the chunk")),
-                Ok(count) => {
-                    read.done_bytes += count;
-                    if read.done_bytes < read.needed_bytes {
-                        read.done_bytes -= read.done_bytes % PAGE_BYTES;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let count = match self.file.read_at(target, read.offset + read.done_bytes as u64) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            match read.advance(count) {
+                Advance::Whole => return Ok(()),
+                Advance::EndOfFile => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends within the chunk")),
+                Advance::More => {}
             }
         }
-        Ok(())
+    }
+}
+
+enum Advance {
+    Whole,
+    More,
+    EndOfFile,
+}
+
+impl Read {
+    /// Notes that `count` more bytes are there.
+    fn advance(&mut self, count: usize) -> Advance {
+        let reached_bytes = (self.done_bytes + count).min(self.length_bytes);
+        if reached_bytes >= self.needed_bytes {
+            return Advance::Whole;
+        }
+        if reached_bytes <= self.reached_bytes {
+            return Advance::EndOfFile;
+        }
+        self.reached_bytes = reached_bytes;
+        // Direct I/O goes on at a page only.
+        self.done_bytes = reached_bytes - reached_bytes % PAGE_BYTES;
+        Advance::More
     }
 }
 

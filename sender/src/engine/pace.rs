@@ -3,7 +3,7 @@
 
 /// Paces one stream. Times are nanoseconds on any monotonic clock, the same at every call.
 #[derive(Clone, Debug)]
-pub struct Pacer {
+pub(super) struct Pacer {
     bits_per_second: u64,
     /// How far behind its plan a stream may fall and still catch up at full speed: a sleep that ends late costs no rate, yet
     /// the burst that follows stays bounded.
@@ -13,17 +13,17 @@ pub struct Pacer {
 
 impl Pacer {
     /// A pacer of `bits_per_second` that lets at most `catch_up_bytes` go unpaced after a late wake-up.
-    pub fn new(bits_per_second: u64, catch_up_bytes: usize) -> Pacer {
+    pub(super) fn new(bits_per_second: u64, catch_up_bytes: usize) -> Pacer {
         Pacer { bits_per_second: bits_per_second.max(1), catch_up_bits: catch_up_bytes as u64 * 8, next_ns: 0 }
     }
 
     /// Changes the rate for batches from now on.
-    pub fn set_rate(&mut self, bits_per_second: u64) {
+    pub(super) fn set_rate(&mut self, bits_per_second: u64) {
         self.bits_per_second = bits_per_second.max(1);
     }
 
     /// Books `bytes` on the wire and returns the time at which they may start to leave; they may leave at once when that is past.
-    pub fn book(&mut self, now_ns: u64, bytes: usize) -> u64 {
+    pub(super) fn book(&mut self, now_ns: u64, bytes: usize) -> u64 {
         let start_ns = self.next_ns.max(now_ns.saturating_sub(self.duration_ns(self.catch_up_bits)));
         self.next_ns = start_ns.saturating_add(self.duration_ns(bytes as u64 * 8));
         start_ns

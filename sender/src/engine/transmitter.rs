@@ -4,7 +4,7 @@ use super::Error;
 use super::job::Job;
 use super::pace::Pacer;
 use crate::transmit::{LINK_OVERHEAD_BYTES, Packet, Transmit, frame_bytes};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use rustix::thread::{ClockId, clock_nanosleep_absolute};
 use rustix::time::{Timespec, clock_gettime};
 use std::net::IpAddr;
@@ -46,17 +46,18 @@ pub(super) struct Transmitter {
 }
 
 impl Transmitter {
-    /// Works until the reader hangs up or it is told to stop. Says `done` after each job.
+    /// Works until the reader hangs up or it is told to stop. Calls `done` after each job; false from it ends the work.
     ///
     /// # Errors
     /// When the kernel refuses for good.
-    pub(super) fn run(&mut self, jobs: &Receiver<Job>, done: &Sender<()>) -> Result<(), Error> {
+    pub(super) fn run(&mut self, jobs: &Receiver<Job>, done: impl Fn() -> bool) -> Result<(), Error> {
         // The default slack of 50 µs would double the length of a batch. A kernel that refuses costs precision only.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        let parameters = self.parameters;
         let full_bytes = frame_bytes(self.group, self.parameters.payload_bytes()) + LINK_OVERHEAD_BYTES;
         let mut pacer = Pacer::new(self.rate(), BATCH_PACKETS_MAX * full_bytes);
         for job in jobs {
-            let mut packets = job.packets(&self.parameters);
+            let mut packets = job.packets(&parameters);
             let mut batch: Vec<Packet<'_>> = Vec::with_capacity(BATCH_PACKETS_MAX);
             loop {
                 let rate = self.rate();
@@ -79,7 +80,7 @@ impl Transmitter {
             drop(packets);
             // Gives its chunks back before the next group is asked for.
             drop(job);
-            if done.send(()).is_err() {
+            if !done() {
                 break;
             }
         }

@@ -88,15 +88,15 @@ impl AfXdp {
     }
 
     fn bind(config: &StreamConfig, template: &FrameTemplate, frame_bytes: usize, zero_copy: bool) -> Result<AfXdp, Error> {
-        let invalid = |what| move |_| Error::AfXdp { what, source: io::ErrorKind::InvalidInput.into() };
-        let ring = QueueSize::new(TRANSMIT_FRAMES).map_err(invalid("ring size"))?;
-        let fill_ring = QueueSize::new(FILL_FRAMES).map_err(invalid("ring size"))?;
+        let invalid = |what| Error::AfXdp { what, source: io::ErrorKind::InvalidInput.into() };
+        let ring = QueueSize::new(TRANSMIT_FRAMES).map_err(|_| invalid("ring size"))?;
+        let fill_ring = QueueSize::new(FILL_FRAMES).map_err(|_| invalid("ring size"))?;
         let umem_config = UmemConfig::builder()
-            .frame_size(FrameSize::new(frame_bytes as u32).map_err(invalid("frame size"))?)
+            .frame_size(FrameSize::new(frame_bytes as u32).map_err(|_| invalid("frame size"))?)
             .fill_queue_size(fill_ring)
             .comp_queue_size(ring)
             .build()
-            .map_err(|_| Error::AfXdp { what: "UMEM layout", source: io::ErrorKind::InvalidInput.into() })?;
+            .map_err(|_| invalid("UMEM layout"))?;
         let frames = TRANSMIT_FRAMES + if zero_copy { FILL_FRAMES } else { 0 };
         let frame_count = NonZeroU32::new(frames).unwrap_or(NonZeroU32::MIN);
         let (umem, mut free) = Umem::new(umem_config, frame_count, false)
@@ -108,11 +108,7 @@ impl AfXdp {
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
-        let name = config
-            .interface
-            .name
-            .parse()
-            .map_err(|_| Error::AfXdp { what: "interface name", source: io::ErrorKind::InvalidInput.into() })?;
+        let name = config.interface.name.parse().map_err(|_| invalid("interface name"))?;
         // SAFETY: the UMEM is new and used by this socket alone, and no XDP program is loaded by it.
         let opened = unsafe { Socket::new(socket_config, &umem, &name, config.queue) };
         let (transmit, receive, rings) =
