@@ -2,3 +2,5 @@
 
 pub mod filter;
 pub mod impair;
+pub mod lab;
+pub mod peers;

@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{filter, impair};
+use bench::{filter, impair, peers};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -16,11 +16,14 @@ enum Command {
     Filter(filter::FilterArgs),
     /// Lose multicast packets that leave an interface
     Impair(impair::ImpairArgs),
+    /// Compare discus with udpcast and UFTP: one receiver, one incompressible file, the same disk
+    Peers(peers::PeersArgs),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Filter(args) => filter::run(&args),
         Command::Impair(args) => impair::run(&args),
+        Command::Peers(args) => peers::run(&args),
     }
 }

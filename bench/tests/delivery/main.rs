@@ -1,0 +1,64 @@
+//! The whole, end to end: real programs, real AF_XDP and the real filter, in network namespaces, onto files and block devices of a disk.
+//!
+//! | module | what it proves |
+//! | --- | --- |
+//! | [`together`] | several machines and images at once, byte-exact, at the price that the design promises |
+//! | [`faults`] | loss, bursts, late joiners, receivers and senders that are killed |
+//! | [`hostile`] | what a stranger sends to the port does no harm |
+//! | [`paths`] | AF_XDP, UDP and IPv6 in their combinations, membership, the filter's isolation |
+//! | [`targets`] | block devices, old data, protection of what must not be overwritten |
+//!
+//! Run one with `cargo test -p discus-bench --test delivery -- NAME`. Each test makes its own namespaces and scratch directory and
+//! removes both; a failure prints what the programs wrote.
+
+mod faults;
+mod fixtures;
+mod hostile;
+mod paths;
+mod targets;
+mod together;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use fixtures::Fixtures;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+type Test = fn(&Fixtures) -> anyhow::Result<()>;
+
+const TESTS: &[(&str, Test)] = &[
+    ("three_machines_get_three_images_from_one_stream", together::three_machines_get_three_images_from_one_stream),
+    ("without_loss_nothing_is_sent_twice", together::without_loss_nothing_is_sent_twice),
+    ("a_packet_that_only_others_want_never_passes_the_filter", together::a_packet_that_only_others_want_never_passes_the_filter),
+    ("one_percent_loss_costs_three_receivers_six_percent_at_most", faults::one_percent_loss_costs_three_receivers_six_percent_at_most),
+    ("a_burst_of_five_hundred_lost_packets_is_mended", faults::a_burst_of_five_hundred_lost_packets_is_mended),
+    ("a_receiver_that_joins_halfway_gets_everything", faults::a_receiver_that_joins_halfway_gets_everything),
+    ("a_killed_receiver_leaves_no_program_and_does_not_stop_others", faults::a_killed_receiver_leaves_no_program_and_does_not_stop_others),
+    ("receivers_of_a_killed_sender_say_so_and_end", faults::receivers_of_a_killed_sender_say_so_and_end),
+    ("receivers_go_on_when_a_killed_sender_comes_back", faults::receivers_go_on_when_a_killed_sender_comes_back),
+    ("a_hostile_flood_does_no_harm", hostile::a_hostile_flood_does_no_harm),
+    ("forged_symbols_are_found_and_replaced", hostile::forged_symbols_are_found_and_replaced),
+    ("udp_at_both_ends", paths::udp_at_both_ends),
+    ("af_xdp_to_udp_and_udp_to_af_xdp", paths::af_xdp_to_udp_and_udp_to_af_xdp),
+    ("an_ipv6_group", paths::an_ipv6_group),
+    ("receivers_are_members_of_the_group_while_they_receive", paths::receivers_are_members_of_the_group_while_they_receive),
+    ("another_senders_certificate_is_refused", paths::another_senders_certificate_is_refused),
+    ("a_block_device_with_old_data_reads_back_as_the_image", targets::a_block_device_with_old_data_reads_back_as_the_image),
+    ("targets_that_must_not_be_overwritten_are_refused", targets::targets_that_must_not_be_overwritten_are_refused),
+];
+
+fn main() -> anyhow::Result<ExitCode> {
+    let mut arguments = Arguments::from_args();
+    // They measure and share two cores with four programs each; at once they would only wait for each other.
+    arguments.test_threads = Some(1);
+    let fixtures = Arc::new(Fixtures::new()?);
+    let trial = |&(name, test): &(&'static str, Test)| {
+        let fixtures = Arc::clone(&fixtures);
+        Trial::ignorable_test(name, move || match bench::lab::unavailable() {
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+            None => test(&fixtures).map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:?}"))),
+        })
+    };
+    Ok(libtest_mimic::run(&arguments, TESTS.iter().map(trial).collect()).exit_code())
+}
