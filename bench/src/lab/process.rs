@@ -103,19 +103,18 @@ impl Process {
         }
     }
 
-    /// Waits until it has written a line to standard error for which `wanted` returns something, and returns that.
+    /// Waits until it has written a line, to standard output or standard error, for which `wanted` returns something, and returns that.
     ///
     /// # Errors
     /// When it ends or `limit` passes before; the error carries its standard error.
     pub fn wait_for_line<T>(&mut self, what: &str, limit: Duration, wanted: impl Fn(&str) -> Option<T>) -> Result<T> {
         let mut found = None;
         let mut gone = None;
-        let stderr = self.stderr.clone();
+        let outputs = [self.stderr.clone(), self.stdout.clone()];
         let in_time = holds_before(Instant::now() + limit, || {
             gone = self.child.try_wait().ok().flatten();
             // Only whole lines: the last one may still grow.
-            let text = read_lossy(&stderr);
-            found = text.rsplit_once('\n').and_then(|(whole, _)| whole.lines().find_map(&wanted));
+            found = outputs.iter().find_map(|path| read_lossy(path).rsplit_once('\n')?.0.lines().find_map(&wanted));
             found.is_some() || gone.is_some()
         });
         match found {

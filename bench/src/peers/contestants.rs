@@ -116,7 +116,7 @@ impl Stage<'_> {
                     let at = line.find("sha256:")?;
                     line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
                 })?;
-                let server = self.lab.sender.ipv4.to_string();
+                let server = format!("{}:4700", self.lab.sender.ipv4);
                 let receive = [
                     "source",
                     "--server",

@@ -58,7 +58,7 @@ pub(crate) fn a_packet_that_only_others_want_never_passes_the_filter(fixtures: &
     let served = sender.finish()?;
     let symbols = |bytes: u32| u64::from(bytes).div_ceil(served.symbol_bytes).max(1);
     let repeated = served.symbols_sent - served.symbols_needed;
-    for (image, counts) in [("web", web.filter), ("db", db.filter)] {
+    for (image, counts) in [("web", web.packets), ("db", db.packets)] {
         pack.assert_delivered(image, &world.path(image))?;
         let wanted: u64 = pack.chunks_of(image)?.iter().map(|&(_, stored_bytes)| symbols(stored_bytes)).sum();
         // All chunks of the other image alone would be a third more; syncs pass every filter.

@@ -60,12 +60,12 @@ pub(crate) struct ServedReceiver {
 /// What `discus-receive --json` prints, as far as these tests ask.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ReceiveSummary {
-    pub(crate) filter: FilterCounts,
+    pub(crate) packets: PacketCounts,
 }
 
-/// Verdicts of a receiver's filter over the packets of the session.
+/// What a receiver's filter did with the packets of the session.
 #[derive(Debug, Deserialize)]
-pub(crate) struct FilterCounts {
+pub(crate) struct PacketCounts {
     pub(crate) seen: u64,
     pub(crate) accepted: u64,
     pub(crate) dropped: u64,
