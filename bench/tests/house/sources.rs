@@ -6,11 +6,15 @@ use crate::tree::File;
 /// The modules that may hold unsafe code: they touch UMEM, rings, memory maps, registered buffers or the processor's vectors. A module is
 /// added here only after someone has asked whether safe code would do.
 pub(crate) const UNSAFE_MODULES: &[&str] = &[
+    "bench/src/impair/link.rs",
+    "bench/src/impair/skeleton.rs",
     "bpf/src/kernel.rs",
     "bpf/src/shared.rs",
     "bpf/src/skeleton.rs",
     "image/src/restore/buffer_pool.rs",
     "image/src/restore/ring.rs",
+    "sender/src/engine/disk.rs",
+    "sender/src/transmit/af_xdp.rs",
     "wire/src/erasure/kernel.rs",
 ];
 
