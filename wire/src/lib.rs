@@ -5,11 +5,13 @@
 //! * [`erasure`]: repair symbols over the source symbols of a chunk.
 //! * [`session`]: the parameters that a sender and its receivers share.
 //! * [`report`]: what a receiver tells its sender, as checked types.
+//! * [`Fingerprint`]: how a receiver knows its sender's certificate.
 //! * [`proto`]: the control-plane schema (gRPC), generated from `wire/proto`.
 //!
 //! This crate knows nothing of files, sockets or clocks.
 
 pub mod erasure;
+mod fingerprint;
 pub mod frame;
 mod ids;
 pub mod packet;
@@ -17,4 +19,5 @@ pub mod proto;
 pub mod report;
 pub mod session;
 
+pub use fingerprint::{Fingerprint, FingerprintError};
 pub use ids::{ChunkId, Micros, Sequence, SessionId, StreamId, SymbolIndex};
