@@ -1,1 +1,251 @@
-//! The control server: enrolment, manifests, reports, completion.
+//! The control server: enrolment, manifests, reports, completion, and the operator's pages, over TLS 1.3 on one port.
+//!
+//! [`ControlServer::start`] runs it on threads of its own. What receivers do reaches the engine as [`ControlEvent`]s through a
+//! channel, checked and in order; the engine never calls back into a connection, it only sets the pace and dismisses.
+//!
+//! A receiver passes through enrolled → listed → completed, failed or lost ([`ReceiverState`]); see [`roster`] for how one that
+//! comes back is recognised.
+
+mod attendance;
+mod connection;
+mod error;
+mod identity;
+mod listen;
+mod operator;
+mod roster;
+mod service;
+mod session;
+mod traffic;
+
+pub use error::ControlError;
+pub use identity::{ServerIdentity, default_state_dir};
+pub use roster::{ReceiverState, ReceiverStatus, RosterSnapshot};
+pub use session::{ImageInfo, SessionInfo, StreamInfo};
+pub use traffic::{Traffic, TrafficSnapshot};
+
+use crossbeam_channel::Sender;
+use listen::Listener;
+use roster::Roster;
+use session::ChunkSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use wire::report::{ChunkRange, Report};
+
+/// Names a receiver for one run of its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReceiverId(pub u64);
+
+/// Handshakes and reports of thousands of receivers are light work, and the data path needs the other cores.
+const WORKER_THREADS: usize = 2;
+/// File descriptors that the rest of the program may need beside the connections.
+const OTHER_FILES: u64 = 256;
+/// Longest text that a receiver can put on the operator's screen.
+const REASON_CHARACTERS_MAX: usize = 1000;
+
+/// How the server listens.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlConfig {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// What peers may hold on to.
+    pub limits: Limits,
+}
+
+/// Bounds on what peers may hold on to, so that one that misbehaves does not keep the others out.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open connections: one per receiver, and some for the operator's tools.
+    pub connections_max: usize,
+    /// Open connections of one IPv4 address or one IPv6 /64.
+    pub connections_per_address_max: u32,
+    /// From connection to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// How long a connection may be open on which nobody has enrolled and nothing is asked.
+    pub idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    /// 4096 receivers; 256 from one address, since receivers may share one behind NAT.
+    fn default() -> Limits {
+        Limits {
+            connections_max: 4096,
+            connections_per_address_max: 256,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What happened on the control plane, for the engine. Events of one receiver come in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlEvent {
+    /// A receiver is ready and on the list. The same receiver joins again, after a `Left`, when it lost its connection.
+    Joined {
+        /// Who.
+        receiver: ReceiverId,
+        /// The index of its image in [`SessionInfo::images`].
+        image: usize,
+        /// What it still needs: ascending runs that neither overlap nor touch, all of its image; may be empty.
+        want: Vec<ChunkRange>,
+    },
+    /// A listed receiver's report, checked against the pack, the image and the streams.
+    Reported {
+        /// Who.
+        receiver: ReceiverId,
+        /// What.
+        report: Report,
+    },
+    /// A receiver is off the list. It comes without a `Joined` before it when a receiver failed before it was ready.
+    Left {
+        /// Who.
+        receiver: ReceiverId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+}
+
+/// How an attendance ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All of the image is verified, written and flushed. It is said once per run of a receiver's agent.
+    Completed,
+    /// The receiver gave up for this reason, or was dismissed.
+    Failed(String),
+    /// Its connection ended, why is said; it may come back.
+    Lost(String),
+}
+
+/// What the parts of the server share.
+struct Shared {
+    info: SessionInfo,
+    /// The chunks of each image, by its index.
+    images: Vec<ChunkSet>,
+    limits: Limits,
+    roster: Roster,
+    traffic: Arc<Traffic>,
+    /// Report interval in microseconds.
+    pace: watch::Sender<u32>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+}
+
+/// A running control server. Dropping it cuts all connections; [`ControlServer::stop`] lets them end in good order.
+pub struct ControlServer {
+    runtime: Option<Runtime>,
+    listener: Arc<Listener>,
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+}
+
+impl ControlServer {
+    /// Listens and serves. `events` may be bounded: when it is full, receivers wait with what they have to say. When its other end
+    /// is gone the server stops.
+    ///
+    /// # Errors
+    /// [`ControlError`] when the address cannot be listened on or threads cannot be started.
+    pub fn start(
+        config: ControlConfig,
+        identity: &ServerIdentity,
+        info: SessionInfo,
+        traffic: Arc<Traffic>,
+        events: Sender<ControlEvent>,
+    ) -> Result<ControlServer, ControlError> {
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(identity.tls_config()?));
+        raise_open_files(config.limits.connections_max);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKER_THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .map_err(ControlError::Runtime)?;
+        let listen_error = |source| ControlError::Listen { address: config.listen, source };
+        let socket = {
+            let _context = runtime.enter();
+            listen::bind(config.listen).map_err(listen_error)?
+        };
+        let local_addr = socket.local_addr().map_err(listen_error)?;
+        let shared = Arc::new(Shared {
+            images: info.images.iter().map(|image| ChunkSet::new(image.chunks.clone())).collect(),
+            limits: config.limits,
+            roster: Roster::new(info.images.iter().map(|image| image.name.clone()).collect(), events),
+            traffic,
+            pace: watch::Sender::new(info.report_interval_us),
+            stopping: watch::Sender::new(false),
+            info,
+        });
+        let listener = Arc::new(Listener::new(tls, shared.clone()));
+        runtime.spawn(listener.clone().run(socket));
+        Ok(ControlServer { runtime: Some(runtime), listener, shared, local_addr })
+    }
+
+    /// The address that it listens on, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The list of receivers now.
+    pub fn roster(&self) -> RosterSnapshot {
+        self.shared.roster.snapshot()
+    }
+
+    /// Tells all receivers to report at most this often.
+    pub fn set_report_interval_us(&self, report_interval_us: u32) {
+        let changed = |current: &mut u32| std::mem::replace(current, report_interval_us) != report_interval_us;
+        self.shared.pace.send_if_modified(changed);
+    }
+
+    /// Takes a receiver off the list; the receiver is told why and ends. Its `Left` follows as an event. False when it is not listed.
+    pub fn dismiss(&self, receiver: ReceiverId, reason: String) -> bool {
+        self.shared.roster.dismiss(receiver, reason)
+    }
+
+    /// Stops in good order: takes no new connections, sends what is due (the acknowledgement of the last completion, say), tells
+    /// listed receivers that the sender stops, and closes. Takes at most about two seconds. No events come after it.
+    pub fn stop(mut self) {
+        self.shared.stop();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.block_on(self.listener.closed());
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // The default waits for blocking tasks; there are none that matter.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Connections need file descriptors; the usual soft limit of 1024 is too low, the hard limit is not. Without success the server
+/// takes as many connections as it can.
+fn raise_open_files(connections_max: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = connections_max as u64 + OTHER_FILES;
+    let Some(current) = limit.current.filter(|&current| current < wanted) else { return };
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    if raised <= current || setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }).is_err() {
+        tracing::warn!("only {current} files may be open: fewer than {connections_max} receivers can connect; raise it with `ulimit -n`");
+    }
+}
+
+/// A receiver's words as they may be printed on a terminal and kept in a list.
+fn printable(text: &str) -> String {
+    let clean = |character: char| if character.is_control() { ' ' } else { character };
+    text.chars().take(REASON_CHARACTERS_MAX).map(clean).collect()
+}

@@ -1,0 +1,442 @@
+//! The list of receivers: who enrolled for which image, who is listed, and how it ended for each. Every event for the engine passes
+//! through here, so that list and events always agree.
+//!
+//! A row stands for one run of a receiver's agent, which names itself with a random number (`instance`): when it comes back after a
+//! lost connection it keeps its row and its [`ReceiverId`], while two machines that share a host name stay two rows. A machine
+//! that starts anew gets a new row, which replaces its lost or failed ones of the same name, image and address.
+
+use super::{ControlEvent, Outcome, ReceiverId};
+use crossbeam_channel::{Sender, TrySendError};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+
+/// Rows of ended receivers that are kept; the oldest go first. 10,000 rows of some 300 bytes are 3 MB.
+const ENDED_ROWS_MAX: usize = 10_000;
+
+/// Where a receiver stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReceiverState {
+    /// It asked for an image and prepares its target.
+    Enrolled,
+    /// It takes data.
+    Listed,
+    /// All of its image is written and flushed.
+    Completed,
+    /// It gave up, or was dismissed; see the reason.
+    Failed,
+    /// Its connection is gone; it may come back.
+    Lost,
+}
+
+/// One receiver, as the operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReceiverStatus {
+    /// The id in events.
+    pub receiver_id: u64,
+    /// The name that it gave.
+    pub name: String,
+    /// Where it last connected from.
+    pub address: SocketAddr,
+    /// The image that it wants.
+    pub image: String,
+    /// Where it stands.
+    pub state: ReceiverState,
+    /// Why it failed or was lost.
+    pub reason: Option<String>,
+    /// Chunks that it wanted when it was listed, the last time.
+    pub chunks_wanted: u32,
+    /// Of these, those that it has not yet reported as verified.
+    pub chunks_remaining: u32,
+    /// Packets that were sent on its streams while it was listed.
+    pub packets_sent: u64,
+    /// Of these, those that reached it.
+    pub packets_seen: u64,
+    /// Share of packets that did not reach it, 0 to 1.
+    pub loss: f64,
+    /// How full its memory of chunks that wait for the disk was at the last report, in thousandths.
+    pub backlog_permille: u16,
+    /// Bytes of the image it wrote, once completed.
+    pub image_bytes: Option<u64>,
+    /// Its own count of the time from start to completion.
+    pub duration_ms: Option<u64>,
+    /// How often it was listed.
+    pub attendances: u32,
+    /// When it enrolled, in milliseconds of Unix time.
+    pub enrolled_unix_ms: u64,
+    /// When it was listed, the last time.
+    pub listed_unix_ms: Option<u64>,
+    /// When it completed, failed or was lost.
+    pub ended_unix_ms: Option<u64>,
+}
+
+/// All receivers at one moment, in order of enrolment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RosterSnapshot {
+    /// The receivers.
+    pub receivers: Vec<ReceiverStatus>,
+}
+
+impl RosterSnapshot {
+    /// How many stand there.
+    pub fn count(&self, state: ReceiverState) -> usize {
+        self.receivers.iter().filter(|receiver| receiver.state == state).count()
+    }
+}
+
+/// What a listed receiver's task is told from outside its connection.
+pub(super) enum Command {
+    /// End the attendance.
+    Dismiss(String),
+}
+
+/// One attendance; a receiver that comes back gets another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attendance {
+    receiver: ReceiverId,
+    number: u32,
+}
+
+impl Attendance {
+    pub(super) fn receiver(self) -> ReceiverId {
+        self.receiver
+    }
+}
+
+/// What became of an event.
+pub(super) enum Delivery {
+    /// The engine has it, the list is up to date.
+    Done,
+    /// The attendance is over, or another has taken its place; nothing was sent.
+    Stale,
+    /// The engine is behind; try again with this event.
+    Busy(Box<ControlEvent>),
+    /// The engine is gone.
+    EngineGone,
+}
+
+/// An enrolment's answer to "may I attend".
+pub(super) enum Begin {
+    /// Yes; commands for this attendance come here.
+    Begun(Attendance, mpsc::Receiver<Command>),
+    /// An earlier attendance of the same receiver has not ended yet: end it first.
+    Occupied(Attendance),
+    /// The receiver is not known (its row is gone).
+    Unknown,
+}
+
+/// The list.
+pub(super) struct Roster {
+    image_names: Vec<String>,
+    events: Sender<ControlEvent>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rows: BTreeMap<u64, Row>,
+    by_instance: HashMap<u64, u64>,
+    last_id: u64,
+    ended_rows: usize,
+}
+
+struct Row {
+    instance: u64,
+    name: String,
+    address: SocketAddr,
+    image: usize,
+    /// The connection that enrolled last.
+    connection: u64,
+    state: ReceiverState,
+    reason: Option<String>,
+    attendance: Option<(u32, mpsc::Sender<Command>)>,
+    attendances: u32,
+    chunks_wanted: u32,
+    chunks_remaining: u32,
+    packets_sent: u64,
+    packets_seen: u64,
+    backlog_permille: u16,
+    image_bytes: Option<u64>,
+    duration_ms: Option<u64>,
+    enrolled_unix_ms: u64,
+    listed_unix_ms: Option<u64>,
+    ended_unix_ms: Option<u64>,
+}
+
+/// Who asks for what.
+pub(super) struct Enrolment {
+    pub(super) name: String,
+    pub(super) image: usize,
+    pub(super) instance: u64,
+    pub(super) address: SocketAddr,
+    pub(super) connection: u64,
+}
+
+impl Roster {
+    pub(super) fn new(image_names: Vec<String>, events: Sender<ControlEvent>) -> Roster {
+        Roster { image_names, events, state: Mutex::default() }
+    }
+
+    /// Every operation leaves the state whole before it can panic, so a poisoned lock is still good.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a receiver, or finds the row of one that comes back.
+    pub(super) fn enrol(&self, enrolment: Enrolment) -> ReceiverId {
+        let mut state = self.lock();
+        // Instance 0 is a client that does not choose one: each of its enrolments is a new receiver.
+        if let Some(&id) = state.by_instance.get(&enrolment.instance)
+            && let Some(row) = state.rows.get_mut(&id)
+            && row.image == enrolment.image
+        {
+            row.address = enrolment.address;
+            row.connection = enrolment.connection;
+            return ReceiverId(id);
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        if enrolment.instance != 0 {
+            state.by_instance.insert(enrolment.instance, id);
+        }
+        state.rows.insert(id, Row::new(enrolment));
+        ReceiverId(id)
+    }
+
+    /// A connection has closed: a receiver that enrolled there and was never listed leaves the list.
+    pub(super) fn forget_unlisted(&self, receiver: ReceiverId, connection: u64) {
+        let mut state = self.lock();
+        if state.rows.get(&receiver.0).is_some_and(|row| row.state == ReceiverState::Enrolled && row.connection == connection) {
+            state.remove(receiver.0);
+        }
+    }
+
+    /// Whether the receiver's completion has been recorded already.
+    pub(super) fn is_completed(&self, receiver: ReceiverId) -> bool {
+        self.lock().rows.get(&receiver.0).is_some_and(|row| row.state == ReceiverState::Completed)
+    }
+
+    /// Starts an attendance. It is on the list once its `Joined` event is delivered.
+    pub(super) fn begin(&self, receiver: ReceiverId) -> Begin {
+        let mut state = self.lock();
+        let Some(row) = state.rows.get_mut(&receiver.0) else {
+            return Begin::Unknown;
+        };
+        if let Some((number, _)) = row.attendance {
+            return Begin::Occupied(Attendance { receiver, number });
+        }
+        // One command can wait; the first decides.
+        let (commands, inbox) = mpsc::channel(1);
+        row.attendances += 1;
+        row.attendance = Some((row.attendances, commands));
+        Begin::Begun(Attendance { receiver, number: row.attendances }, inbox)
+    }
+
+    /// Ends an attendance whose `Joined` was never delivered.
+    pub(super) fn abandon(&self, attendance: Attendance) {
+        if let Some(row) = self.lock().current(attendance)
+            && row.state != ReceiverState::Listed
+        {
+            row.attendance = None;
+        }
+    }
+
+    /// Passes an event to the engine and enters it into the list, provided that the attendance is still the receiver's.
+    pub(super) fn deliver(&self, attendance: Attendance, event: ControlEvent) -> Delivery {
+        let mut state = self.lock();
+        if state.current(attendance).is_none() {
+            return Delivery::Stale;
+        }
+        let entry = Entry::of(&event);
+        match self.events.try_send(event) {
+            Ok(()) => state.enter(attendance.receiver, entry),
+            Err(TrySendError::Full(event)) => return Delivery::Busy(Box::new(event)),
+            Err(TrySendError::Disconnected(_)) => return Delivery::EngineGone,
+        }
+        Delivery::Done
+    }
+
+    /// Notes what a completion said about itself.
+    pub(super) fn note_completion(&self, receiver: ReceiverId, image_bytes: u64, duration_ms: u64) {
+        if let Some(row) = self.lock().rows.get_mut(&receiver.0) {
+            row.image_bytes = Some(image_bytes);
+            row.duration_ms = Some(duration_ms);
+        }
+    }
+
+    /// Asks a listed receiver's task to end its attendance; false when it is not listed.
+    pub(super) fn dismiss(&self, receiver: ReceiverId, reason: String) -> bool {
+        let state = self.lock();
+        let attendance = state.rows.get(&receiver.0).and_then(|row| row.attendance.as_ref());
+        // A full inbox holds a dismissal already.
+        attendance.is_some_and(|(_, commands)| !matches!(commands.try_send(Command::Dismiss(reason)), Err(mpsc::error::TrySendError::Closed(_))))
+    }
+
+    pub(super) fn snapshot(&self) -> RosterSnapshot {
+        let state = self.lock();
+        RosterSnapshot { receivers: state.rows.iter().map(|(&id, row)| row.status(id, &self.image_names)).collect() }
+    }
+}
+
+/// What an event changes in a row.
+enum Entry {
+    Joined { chunks_wanted: u32 },
+    Reported { chunks_completed: u32, packets_sent: u64, packets_seen: u64, backlog_permille: u16 },
+    Left { state: ReceiverState, reason: Option<String> },
+}
+
+impl Entry {
+    fn of(event: &ControlEvent) -> Entry {
+        match event {
+            ControlEvent::Joined { want, .. } => {
+                Entry::Joined { chunks_wanted: want.iter().fold(0, |sum, run| sum.saturating_add(run.count)) }
+            }
+            ControlEvent::Reported { report, .. } => Entry::Reported {
+                chunks_completed: report.completed.iter().fold(0, |sum, run| sum.saturating_add(run.count)),
+                packets_sent: report.packets_sent,
+                packets_seen: report.packets_seen,
+                backlog_permille: report.backlog_permille,
+            },
+            ControlEvent::Left { outcome, .. } => match outcome {
+                Outcome::Completed => Entry::Left { state: ReceiverState::Completed, reason: None },
+                Outcome::Failed(reason) => Entry::Left { state: ReceiverState::Failed, reason: Some(reason.clone()) },
+                Outcome::Lost(reason) => Entry::Left { state: ReceiverState::Lost, reason: Some(reason.clone()) },
+            },
+        }
+    }
+}
+
+impl State {
+    fn current(&mut self, attendance: Attendance) -> Option<&mut Row> {
+        let row = self.rows.get_mut(&attendance.receiver.0)?;
+        let number = row.attendance.as_ref().map(|(number, _)| *number);
+        (number == Some(attendance.number)).then_some(row)
+    }
+
+    fn enter(&mut self, receiver: ReceiverId, entry: Entry) {
+        let Some(row) = self.rows.get_mut(&receiver.0) else { return };
+        match entry {
+            Entry::Joined { chunks_wanted } => {
+                self.ended_rows -= usize::from(row.has_ended());
+                row.state = ReceiverState::Listed;
+                row.reason = None;
+                row.chunks_wanted = chunks_wanted;
+                row.chunks_remaining = chunks_wanted;
+                row.listed_unix_ms = Some(unix_ms());
+                row.ended_unix_ms = None;
+                self.drop_predecessors(receiver.0);
+            }
+            Entry::Reported { chunks_completed, packets_sent, packets_seen, backlog_permille } => {
+                row.chunks_remaining = row.chunks_remaining.saturating_sub(chunks_completed);
+                row.packets_sent = row.packets_sent.saturating_add(packets_sent);
+                row.packets_seen = row.packets_seen.saturating_add(packets_seen);
+                row.backlog_permille = backlog_permille;
+            }
+            Entry::Left { state, reason } => {
+                self.ended_rows += usize::from(!row.has_ended());
+                row.state = state;
+                row.reason = reason;
+                row.attendance = None;
+                row.ended_unix_ms = Some(unix_ms());
+                if state == ReceiverState::Completed {
+                    row.chunks_remaining = 0;
+                }
+                self.drop_oldest_ended();
+            }
+        }
+    }
+
+    /// A machine that starts anew replaces what it left behind.
+    fn drop_predecessors(&mut self, id: u64) {
+        let Some(row) = self.rows.get(&id) else { return };
+        let left_behind = |other: &Row| {
+            matches!(other.state, ReceiverState::Lost | ReceiverState::Failed)
+                && other.image == row.image
+                && other.address.ip() == row.address.ip()
+                && other.name == row.name
+        };
+        let predecessors: Vec<u64> = self.rows.iter().filter(|(_, other)| left_behind(other)).map(|(&id, _)| id).collect();
+        predecessors.into_iter().for_each(|id| self.remove(id));
+    }
+
+    fn drop_oldest_ended(&mut self) {
+        while self.ended_rows > ENDED_ROWS_MAX
+            && let Some(oldest) = self.rows.iter().find(|(_, row)| row.has_ended()).map(|(&id, _)| id)
+        {
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(row) = self.rows.remove(&id) {
+            self.ended_rows -= usize::from(row.has_ended());
+            if self.by_instance.get(&row.instance) == Some(&id) {
+                self.by_instance.remove(&row.instance);
+            }
+        }
+    }
+}
+
+impl Row {
+    fn new(enrolment: Enrolment) -> Row {
+        Row {
+            instance: enrolment.instance,
+            name: enrolment.name,
+            address: enrolment.address,
+            image: enrolment.image,
+            connection: enrolment.connection,
+            state: ReceiverState::Enrolled,
+            reason: None,
+            attendance: None,
+            attendances: 0,
+            chunks_wanted: 0,
+            chunks_remaining: 0,
+            packets_sent: 0,
+            packets_seen: 0,
+            backlog_permille: 0,
+            image_bytes: None,
+            duration_ms: None,
+            enrolled_unix_ms: unix_ms(),
+            listed_unix_ms: None,
+            ended_unix_ms: None,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.state, ReceiverState::Completed | ReceiverState::Failed | ReceiverState::Lost)
+    }
+
+    fn status(&self, id: u64, image_names: &[String]) -> ReceiverStatus {
+        // More seen than sent is duplication, or a report that straddles two intervals.
+        let lost = self.packets_sent.saturating_sub(self.packets_seen);
+        ReceiverStatus {
+            receiver_id: id,
+            name: self.name.clone(),
+            address: self.address,
+            image: image_names.get(self.image).cloned().unwrap_or_default(),
+            state: self.state,
+            reason: self.reason.clone(),
+            chunks_wanted: self.chunks_wanted,
+            chunks_remaining: self.chunks_remaining,
+            packets_sent: self.packets_sent,
+            packets_seen: self.packets_seen,
+            loss: if self.packets_sent == 0 { 0.0 } else { lost as f64 / self.packets_sent as f64 },
+            backlog_permille: self.backlog_permille,
+            image_bytes: self.image_bytes,
+            duration_ms: self.duration_ms,
+            attendances: self.attendances,
+            enrolled_unix_ms: self.enrolled_unix_ms,
+            listed_unix_ms: self.listed_unix_ms,
+            ended_unix_ms: self.ended_unix_ms,
+        }
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}

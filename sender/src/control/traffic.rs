@@ -1,0 +1,49 @@
+//! What has been sent, counted by the engine and read by the operator's pages.
+
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Running totals, shared between the engine (which stores) and the control server (which reads). Each figure stands alone: a
+/// reader may see one newer than another.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Symbols multicast, repairs included.
+    pub symbols_sent: AtomicU64,
+    /// Source symbols of the chunks that were in demand, each counted once.
+    pub symbols_needed: AtomicU64,
+    /// Sync packets multicast.
+    pub syncs_sent: AtomicU64,
+    /// Bytes of frames multicast, all headers included.
+    pub wire_bytes_sent: AtomicU64,
+    /// Rate that the streams are paced to now, summed.
+    pub rate_bits_per_second: AtomicU64,
+}
+
+/// [`Traffic`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TrafficSnapshot {
+    /// Symbols multicast, repairs included.
+    pub symbols_sent: u64,
+    /// Source symbols of the chunks that were in demand, each counted once.
+    pub symbols_needed: u64,
+    /// Sync packets multicast.
+    pub syncs_sent: u64,
+    /// Bytes of frames multicast, all headers included.
+    pub wire_bytes_sent: u64,
+    /// Rate that the streams are paced to now, summed.
+    pub rate_bits_per_second: u64,
+}
+
+impl Traffic {
+    /// All figures as they are now.
+    pub fn snapshot(&self) -> TrafficSnapshot {
+        let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        TrafficSnapshot {
+            symbols_sent: read(&self.symbols_sent),
+            symbols_needed: read(&self.symbols_needed),
+            syncs_sent: read(&self.syncs_sent),
+            wire_bytes_sent: read(&self.wire_bytes_sent),
+            rate_bits_per_second: read(&self.rate_bits_per_second),
+        }
+    }
+}
