@@ -1,6 +1,7 @@
 //! What the server remembers of one connection: who enrolled on it, and until when it may stay open without being of use.
 
-use super::{Limits, ReceiverId};
+use super::Limits;
+use crate::schedule::ReceiverId;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -2,7 +2,8 @@
 
 use super::connection::Connection;
 use super::service::Service;
-use super::{Limits, ReceiverId, Shared, operator};
+use super::{Limits, Shared, operator};
+use crate::schedule::ReceiverId;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -86,10 +87,10 @@ impl Listener {
 
     /// Accepts until the server stops.
     pub(super) async fn run(self: Arc<Self>, socket: TcpListener) {
-        let mut stopping = self.shared.stopping.subscribe();
+        let mut stopped = std::pin::pin!(self.shared.stopped());
         loop {
             let accepted = tokio::select! {
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                () = &mut stopped => return,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
@@ -152,7 +153,6 @@ impl Listener {
         let service = Calls { connection: connection.clone(), router: self.router.clone() };
         let builder = connection_builder(http2, &self.shared.limits);
         let mut served = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let mut stopping = self.shared.stopping.subscribe();
         let expired = async {
             loop {
                 let expires_at = connection.expires_at(&self.shared.limits);
@@ -166,7 +166,7 @@ impl Listener {
             result = served.as_mut() => if let Err(error) = result {
                 tracing::debug!(%peer, error, "connection ended");
             },
-            _ = async { tokio::select! { _ = expired => {}, _ = stopping.wait_for(|stopping| *stopping) => {} } } => {
+            _ = async { tokio::select! { _ = expired => {}, () = self.shared.stopped() => {} } } => {
                 served.as_mut().graceful_shutdown();
                 let _ = timeout(CLOSING_TIMEOUT, served).await;
             }

@@ -23,6 +23,7 @@ pub use roster::{ReceiverState, ReceiverStatus, RosterSnapshot};
 pub use session::{ImageInfo, SessionInfo, StreamInfo};
 pub use traffic::{Traffic, TrafficSnapshot};
 
+use crate::schedule::ReceiverId;
 use crossbeam_channel::Sender;
 use listen::Listener;
 use roster::Roster;
@@ -33,10 +34,6 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use wire::report::{ChunkRange, Report};
-
-/// Names a receiver for one run of its agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReceiverId(pub u64);
 
 /// Handshakes and reports of thousands of receivers are light work, and the data path needs the other cores.
 const WORKER_THREADS: usize = 2;
@@ -138,6 +135,11 @@ impl Shared {
 
     fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
+    }
+
+    async fn stopped(&self) {
+        // It fails only when the sending half is gone, which is in `self`.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
     }
 }
 

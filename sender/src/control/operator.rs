@@ -1,8 +1,8 @@
 //! What the operator's tools read over HTTPS on the same port: `/status` as JSON, `/metrics` in Prometheus' text format.
 
+use super::Shared;
 use super::roster::{ReceiverState, RosterSnapshot};
 use super::traffic::TrafficSnapshot;
-use super::Shared;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};

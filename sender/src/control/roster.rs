@@ -5,7 +5,8 @@
 //! lost connection it keeps its row and its [`ReceiverId`], while two machines that share a host name stay two rows. A machine
 //! that starts anew gets a new row, which replaces its lost or failed ones of the same name, image and address.
 
-use super::{ControlEvent, Outcome, ReceiverId};
+use super::{ControlEvent, Outcome};
+use crate::schedule::ReceiverId;
 use crossbeam_channel::{Sender, TrySendError};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -99,12 +100,6 @@ pub(super) enum Command {
 pub(super) struct Attendance {
     receiver: ReceiverId,
     number: u32,
-}
-
-impl Attendance {
-    pub(super) fn receiver(self) -> ReceiverId {
-        self.receiver
-    }
 }
 
 /// What became of an event.
@@ -273,7 +268,8 @@ impl Roster {
         let state = self.lock();
         let attendance = state.rows.get(&receiver.0).and_then(|row| row.attendance.as_ref());
         // A full inbox holds a dismissal already.
-        attendance.is_some_and(|(_, commands)| !matches!(commands.try_send(Command::Dismiss(reason)), Err(mpsc::error::TrySendError::Closed(_))))
+        attendance
+            .is_some_and(|(_, commands)| !matches!(commands.try_send(Command::Dismiss(reason)), Err(mpsc::error::TrySendError::Closed(_))))
     }
 
     pub(super) fn snapshot(&self) -> RosterSnapshot {

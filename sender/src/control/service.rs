@@ -1,9 +1,10 @@
 //! The gRPC service: enrolment, manifests, and the door to attendance.
 
+use super::Shared;
 use super::attendance::attend;
 use super::connection::Connection;
 use super::roster::Enrolment;
-use super::{ReceiverId, Shared};
+use crate::schedule::ReceiverId;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -49,8 +50,7 @@ impl Provision for Service {
         let Some(image) = self.shared.info.images.iter().position(|image| image.name == request.image) else {
             return Err(Status::not_found(format!("the sender has no image of that name; it serves: {}", self.images_listed())));
         };
-        let enrolment =
-            Enrolment { name, image, instance: request.instance, address: connection.address, connection: connection.number };
+        let enrolment = Enrolment { name, image, instance: request.instance, address: connection.address, connection: connection.number };
         let receiver = self.shared.roster.enrol(enrolment);
         if let Some(earlier) = connection.enrol(receiver, image).filter(|&earlier| earlier != receiver) {
             self.shared.roster.forget_unlisted(earlier, connection.number);

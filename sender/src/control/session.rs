@@ -60,7 +60,7 @@ impl SessionInfo {
             chunk_count: self.parameters.chunk_count,
             chunk_bytes_max: self.parameters.chunk_bytes_max,
             manifest_bytes: image.manifest.len() as u64,
-            erasure_code: v1::ErasureCode::Leopard.into(),
+            erasure_code: v1::ErasureCode::CauchyGf256.into(),
             streams: self.streams.iter().map(stream).collect(),
             report_interval_us,
         }
