@@ -1,1 +1,110 @@
-//! The connection to the sender.
+//! The connection to the sender: enrolment, manifest, what this receiver wants, its reports, and its completion.
+//!
+//! [`enrol`] connects and returns what is needed to prepare the target, and a [`ControlLink`] that a thread of its own keeps alive.
+//! The link never blocks its user. When the connection is lost the thread connects and enrols anew, with growing pauses, and asks for
+//! the want set again ([`FromSender::NeedReady`]); data keeps arriving by multicast meanwhile.
+
+mod address;
+mod backoff;
+mod connect;
+mod error;
+mod link;
+mod tls;
+
+pub use address::{AddressError, ServerAddress};
+pub use error::ControlError;
+pub use link::{ControlLink, enrol};
+pub use tls::Trust;
+pub use wire::Fingerprint;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use wire::StreamId;
+use wire::report::{ChunkRange, Report};
+use wire::session::SessionParameters;
+
+/// To whom to connect, as whom, and for what.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// Where the sender is.
+    pub server: ServerAddress,
+    /// Which sender is trusted.
+    pub trust: Trust,
+    /// This receiver's name on the operator's list.
+    pub name: String,
+    /// The image that it wants.
+    pub image: String,
+    /// How long to try to reach a sender that does not answer, at the start and after a loss.
+    pub give_up_after: Duration,
+}
+
+/// What the sender answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolled {
+    /// This receiver's number on the sender's list, for messages to the operator.
+    pub receiver_id: u64,
+    /// Parameters of the session's packets, checked.
+    pub parameters: SessionParameters,
+    /// BLAKE3 root of the pack.
+    pub pack_root: [u8; 32],
+    /// The manifest section of the image, as it stands in the pack.
+    pub manifest: Vec<u8>,
+    /// The multicast streams.
+    pub streams: Vec<StreamInfo>,
+    /// Least time between two reports, to begin with.
+    pub report_interval_us: u32,
+    /// The sender's certificate; to be shown to the operator when it was not pinned.
+    pub server_fingerprint: Fingerprint,
+}
+
+/// One multicast stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Its id in every packet.
+    pub id: StreamId,
+    /// Group and UDP port.
+    pub group: SocketAddr,
+    /// The address that its packets come from.
+    pub source: IpAddr,
+}
+
+/// What the receiver tells the sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToSender {
+    /// The target is open and these chunks are wanted: the answer to each [`FromSender::NeedReady`].
+    Ready {
+        /// Ascending.
+        want: Vec<ChunkRange>,
+    },
+    /// A report. Dropped while this receiver is not on the list: the next `Ready` says all that it would have said.
+    Report(Report),
+    /// All is verified, written and flushed. Repeated after a loss until it is acknowledged.
+    Complete {
+        /// Bytes of the image.
+        image_bytes: u64,
+        /// From the receiver's start to now.
+        duration_ms: u64,
+    },
+    /// The receiver gives up, for this reason. May come instead of the first `Ready`. Repeated like `Complete`.
+    Failed(String),
+}
+
+/// What the receiver hears from its sender, or about the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromSender {
+    /// Connected and enrolled, for the first time or anew: answer with [`ToSender::Ready`]. The sender knows nothing of reports
+    /// made before it.
+    NeedReady,
+    /// This receiver is on the sender's list.
+    Listed,
+    /// Reports may come this often, in microseconds.
+    Pace(u32),
+    /// The connection is lost, for this reason; attempts to connect go on.
+    Lost(String),
+    /// The completion or failure is recorded. Nothing follows.
+    Acknowledged,
+    /// The sender took this receiver off its list, for this reason. Nothing follows.
+    Dismissed(String),
+    /// The sender did not come back in time, or is another one now. Nothing follows.
+    GaveUp(String),
+}

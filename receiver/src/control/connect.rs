@@ -1,0 +1,297 @@
+//! One connection to a sender: TCP, TLS, enrolment, and the checks on what the sender answers.
+
+use super::address::ServerAddress;
+use super::backoff::random_u64;
+use super::error::ControlError;
+use super::tls::{self, Trust};
+use super::{ConnectOptions, Enrolled, StreamInfo};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::{DnsName, ServerName};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use wire::proto::v1::provision_client::ProvisionClient;
+use wire::proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, v1};
+use wire::session::SessionParameters;
+use wire::{Fingerprint, SessionId, StreamId};
+
+/// To one of the server's addresses.
+const TCP_TIMEOUT: Duration = Duration::from_secs(5);
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// An answer, or the next part of a manifest, is small.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// A sender that vanished is noticed within the sum of the two.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(4);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A manifest section is compressed; one of 1 TB of 4 KiB pages in no order at all would have a few bytes each.
+const MANIFEST_BYTES_MAX: u64 = 512 * 1024 * 1024;
+const STREAMS_MAX: usize = 1024;
+
+/// Why an attempt failed.
+pub(super) enum AttemptError {
+    /// Trying again may help.
+    Passing(String),
+    /// It will not.
+    Final(ControlError),
+}
+
+impl From<ControlError> for AttemptError {
+    fn from(error: ControlError) -> AttemptError {
+        AttemptError::Final(error)
+    }
+}
+
+/// A connection on which this receiver is enrolled.
+pub(super) struct Connection {
+    pub(super) client: ProvisionClient<Channel>,
+    pub(super) receiver_id: u64,
+    /// Without its manifest until [`Connection::fetch_manifest`].
+    pub(super) enrolled: Enrolled,
+    manifest_bytes: u64,
+}
+
+/// Makes connections to one sender for one image.
+pub(super) struct Connector {
+    pub(super) server: ServerAddress,
+    name: String,
+    image: String,
+    /// Names this run of the agent, see `EnrolRequest.instance`.
+    instance: u64,
+    trust: Trust,
+    tls: Arc<ClientConfig>,
+}
+
+impl Connector {
+    pub(super) fn new(options: &ConnectOptions) -> Result<Connector, ControlError> {
+        Ok(Connector {
+            server: options.server.clone(),
+            name: options.name.clone(),
+            image: options.image.clone(),
+            instance: random_u64(),
+            trust: options.trust,
+            tls: Arc::new(tls::client_config(options.trust)?),
+        })
+    }
+
+    /// Connects and enrols once.
+    pub(super) async fn connect(&mut self) -> Result<Connection, AttemptError> {
+        let stream = self.tcp().await.map_err(AttemptError::Passing)?;
+        let (stream, fingerprint) = self.tls(stream).await?;
+        if self.trust == Trust::AnyServer {
+            self.trust = Trust::Pin(fingerprint);
+            self.tls = Arc::new(tls::client_config(self.trust).map_err(ControlError::Tls)?);
+        }
+        let channel = channel(stream).await?;
+        let mut client =
+            ProvisionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let request = v1::EnrolRequest {
+            protocol_version: PROTOCOL_VERSION,
+            receiver_name: self.name.clone(),
+            image: self.image.clone(),
+            instance: self.instance,
+        };
+        let reply = match timeout(ANSWER_TIMEOUT, client.enrol(request)).await {
+            Ok(Ok(reply)) => reply.into_inner(),
+            Ok(Err(status)) => return Err(self.refusal(&status)),
+            Err(_) => return Err(AttemptError::Passing("it does not answer".to_owned())),
+        };
+        let (receiver_id, manifest_bytes) = (reply.receiver_id, reply.manifest_bytes);
+        let enrolled = checked_reply(&reply, fingerprint).map_err(|reason| self.unusable(reason))?;
+        Ok(Connection { client, receiver_id, enrolled, manifest_bytes })
+    }
+
+    /// Fetches the manifest of the enrolled image.
+    pub(super) async fn fetch_manifest(&self, connection: &mut Connection) -> Result<Vec<u8>, AttemptError> {
+        let too_slow = |_| AttemptError::Passing("it does not send the manifest".to_owned());
+        let request = v1::ManifestRequest { receiver_id: connection.receiver_id };
+        let answer = timeout(ANSWER_TIMEOUT, connection.client.fetch_manifest(request)).await.map_err(too_slow)?;
+        let mut parts = answer.map_err(|status| self.refusal(&status))?.into_inner();
+        let mut manifest = Vec::new();
+        loop {
+            match timeout(ANSWER_TIMEOUT, parts.message()).await.map_err(too_slow)? {
+                Ok(Some(part)) => manifest.extend_from_slice(&part.data),
+                Ok(None) => break,
+                Err(status) => return Err(self.refusal(&status)),
+            }
+            if manifest.len() as u64 > connection.manifest_bytes {
+                break;
+            }
+        }
+        if manifest.len() as u64 != connection.manifest_bytes {
+            let reason = format!("a manifest of {} bytes, announced were {}", manifest.len(), connection.manifest_bytes);
+            return Err(self.unusable(reason));
+        }
+        Ok(manifest)
+    }
+
+    async fn tcp(&self) -> Result<TcpStream, String> {
+        let target = (self.server.host.as_str(), self.server.port);
+        let addresses = timeout(TCP_TIMEOUT, tokio::net::lookup_host(target)).await;
+        let addresses = addresses.map_err(|_| "its name cannot be looked up: no answer".to_owned())?;
+        let mut last = "its name has no address".to_owned();
+        for address in addresses.map_err(|error| format!("its name cannot be looked up: {error}"))? {
+            match timeout(TCP_TIMEOUT, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    // Reports are small and wanted at once; without it they are only later.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => last = "no answer".to_owned(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn tls(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Fingerprint), AttemptError> {
+        // A valid name that means nothing: rustls wants one, the verifier does not look at it, and it is not sent.
+        let name = DnsName::try_from("discus").map_err(|_| self.unusable("no server name".to_owned()))?;
+        let handshake = TlsConnector::from(self.tls.clone()).connect(ServerName::DnsName(name), stream);
+        let stream = match timeout(TLS_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                return Err(match tls::mismatch(&error) {
+                    Some(mismatch) => {
+                        let server = self.server.clone();
+                        ControlError::Fingerprint { server, expected: mismatch.expected, got: mismatch.got }.into()
+                    }
+                    None => AttemptError::Passing(format!("TLS handshake: {error}")),
+                });
+            }
+            Err(_) => return Err(AttemptError::Passing("TLS handshake: no answer".to_owned())),
+        };
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(tls::fingerprint);
+        let fingerprint = certificate.ok_or_else(|| self.unusable("no certificate".to_owned()))?;
+        Ok((stream, fingerprint))
+    }
+
+    fn refusal(&self, status: &Status) -> AttemptError {
+        let reason = status.message().to_owned();
+        match status.code() {
+            Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument => {
+                ControlError::Refused { server: self.server.clone(), reason }.into()
+            }
+            Code::Unimplemented | Code::OutOfRange => self.unusable(reason),
+            _ => AttemptError::Passing(reason),
+        }
+    }
+
+    fn unusable(&self, reason: String) -> AttemptError {
+        ControlError::Answer { server: self.server.clone(), reason }.into()
+    }
+}
+
+/// gRPC over one established connection; it fails, rather than connect anew, when that is gone, since an enrolment belongs to its
+/// connection.
+async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, AttemptError> {
+    let mut stream = Some(TokioIo::new(stream));
+    let once = tower::service_fn(move |_| {
+        let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        async move { stream }
+    });
+    Endpoint::from_static("http://discus")
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector(once)
+        .await
+        .map_err(|error| AttemptError::Passing(format!("HTTP/2: {error}")))
+}
+
+/// Reads the answer to an enrolment; the error says what is wrong with it.
+fn checked_reply(reply: &v1::EnrolReply, fingerprint: Fingerprint) -> Result<Enrolled, String> {
+    if reply.protocol_version != PROTOCOL_VERSION {
+        return Err(format!("protocol version {}, this receiver speaks {PROTOCOL_VERSION}", reply.protocol_version));
+    }
+    if reply.erasure_code() != v1::ErasureCode::CauchyGf256 {
+        return Err(format!("erasure code {}", reply.erasure_code));
+    }
+    if reply.manifest_bytes > MANIFEST_BYTES_MAX {
+        return Err(format!("a manifest of {} bytes", reply.manifest_bytes));
+    }
+    let pack_root = reply.pack_root.as_slice().try_into().map_err(|_| format!("a pack root of {} bytes", reply.pack_root.len()))?;
+    let symbol_bytes = u16::try_from(reply.symbol_bytes).map_err(|_| format!("symbols of {} bytes", reply.symbol_bytes))?;
+    let parameters = SessionParameters {
+        session: SessionId(reply.session_id),
+        symbol_bytes,
+        chunk_count: reply.chunk_count,
+        chunk_bytes_max: reply.chunk_bytes_max,
+    };
+    let parameters = parameters.checked().map_err(|error| error.to_string())?;
+    if reply.streams.is_empty() || reply.streams.len() > STREAMS_MAX {
+        return Err(format!("{} streams", reply.streams.len()));
+    }
+    let streams = reply.streams.iter().map(checked_stream).collect::<Result<_, _>>()?;
+    Ok(Enrolled {
+        receiver_id: reply.receiver_id,
+        parameters,
+        pack_root,
+        manifest: Vec::new(),
+        streams,
+        report_interval_us: reply.report_interval_us,
+        server_fingerprint: fingerprint,
+    })
+}
+
+fn checked_stream(stream: &v1::Stream) -> Result<StreamInfo, String> {
+    let wrong = || format!("stream {} with group {:?} and source {:?}", stream.stream, stream.group, stream.source);
+    let id = u16::try_from(stream.stream).map_err(|_| wrong())?;
+    let group: SocketAddr = stream.group.parse().map_err(|_| wrong())?;
+    let source: IpAddr = stream.source.parse().map_err(|_| wrong())?;
+    if !group.ip().is_multicast() || group.port() == 0 || group.is_ipv4() != source.is_ipv4() {
+        return Err(wrong());
+    }
+    Ok(StreamInfo { id: StreamId(id), group, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply() -> v1::EnrolReply {
+        v1::EnrolReply {
+            protocol_version: PROTOCOL_VERSION,
+            receiver_id: 1,
+            session_id: 2,
+            pack_root: vec![3; 32],
+            symbol_bytes: 1408,
+            chunk_count: 10,
+            chunk_bytes_max: 256 * 1024,
+            manifest_bytes: 100,
+            erasure_code: v1::ErasureCode::CauchyGf256.into(),
+            streams: vec![v1::Stream { stream: 0, group: "239.192.68.1:4700".to_owned(), source: "10.0.0.1".to_owned() }],
+            report_interval_us: 10_000,
+        }
+    }
+
+    #[test]
+    fn only_an_answer_that_can_be_used_is_taken() {
+        let check = |reply: &v1::EnrolReply| checked_reply(reply, Fingerprint([0; 32]));
+        assert!(check(&reply()).is_ok());
+        let stream = |group: &str, source: &str| v1::Stream { stream: 0, group: group.to_owned(), source: source.to_owned() };
+        for bad in [
+            v1::EnrolReply { protocol_version: 2, ..reply() },
+            v1::EnrolReply { erasure_code: 0, ..reply() },
+            v1::EnrolReply { manifest_bytes: u64::MAX, ..reply() },
+            v1::EnrolReply { pack_root: vec![0; 31], ..reply() },
+            v1::EnrolReply { symbol_bytes: 0, ..reply() },
+            v1::EnrolReply { symbol_bytes: 65_536 + 1408, ..reply() },
+            v1::EnrolReply { chunk_bytes_max: u32::MAX, ..reply() },
+            v1::EnrolReply { streams: vec![], ..reply() },
+            v1::EnrolReply { streams: vec![stream("10.0.0.1:4700", "10.0.0.1")], ..reply() },
+            v1::EnrolReply { streams: vec![stream("239.192.68.1:0", "10.0.0.1")], ..reply() },
+            v1::EnrolReply { streams: vec![stream("239.192.68.1:4700", "fd00::1")], ..reply() },
+            v1::EnrolReply { streams: vec![v1::Stream { stream: 65_536, ..stream("239.192.68.1:4700", "10.0.0.1") }], ..reply() },
+        ] {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
+    }
+}
