@@ -160,6 +160,8 @@ impl Error {
             Self::Source { .. } | Self::SourceChanged { .. } | Self::NoSuchImage { .. } => ErrorClass::Input,
             Self::Pack { .. } | Self::Manifest(_) | Self::Chunk { .. } => ErrorClass::Corrupt,
             Self::TargetRefused { .. } | Self::TargetTooSmall { .. } => ErrorClass::Refused,
+            // What is not there was named wrongly.
+            Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => ErrorClass::Input,
             Self::Io { .. } | Self::WriteTarget { .. } | Self::Uring { .. } | Self::Incomplete { .. } | Self::Stopped => ErrorClass::Io,
         }
     }

@@ -9,6 +9,7 @@
 //! The sender reads packs with [`Pack`]; the receiver links this crate for [`Manifest`] and [`restore`]. Nothing here knows
 //! of the network.
 
+mod decompress;
 mod dedup;
 mod error;
 mod image_set;

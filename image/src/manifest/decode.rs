@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::cursor::{Cursor, Malformed};
 use super::encode::{MAGIC, VERSION};
 use super::{
-    Body, ChunkDescriptor, Content, DiskBody, Entry, EntryKind, Extent, Manifest, NAME_BYTES_MAX, PATH_BYTES_MAX, SIZE_BYTES_MAX, TreeBody,
+    Body, ChunkDescriptor, Content, DiskBody, Entry, EntryKind, Extent, Manifest, NAME_BYTES_MAX, PATH_BYTES_MAX, SIZE_BYTES_MAX, TreeBody, Xattr,
     check_image_name, chunk_pages_in_range, envelope,
 };
 use crate::{ChunkId, Codec, ImageKind, PAGE_BYTES};
@@ -274,9 +274,9 @@ fn check_name(name: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn xattrs(cursor: &mut Cursor<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
+fn xattrs(cursor: &mut Cursor<'_>) -> Result<Vec<Xattr>, Malformed> {
     let count = cursor.count(2)?;
-    let mut xattrs: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut xattrs: Vec<Xattr> = Vec::new();
     for _ in 0..count {
         let name = cursor.string(XATTR_NAME_BYTES_MAX)?;
         if name.is_empty() || name.contains(&0) || xattrs.last().is_some_and(|(last, _)| last.as_slice() >= name) {

@@ -1,6 +1,7 @@
 //! The envelope that a manifest and the sections of a pack are stored in: compressed, with a bound on how much they may expand.
 
 use crate::Codec;
+use crate::decompress::zstd_into;
 
 /// A stored section expands to at most this many times its length. zstd alone could make 4 GiB from 128 KiB; real
 /// sections stay below 60. The encoder stores what would exceed it uncompressed.
@@ -34,8 +35,9 @@ pub(crate) fn open(stored: &[u8], codec: Codec, raw_bytes: u64) -> Result<Vec<u8
         Codec::None => Err("its length is not the announced one"),
         Codec::Zstd if raw_bytes > stored.len() as u64 * EXPANSION_MAX => Err("it announces an impossible expansion"),
         Codec::Zstd => {
-            let raw = zstd::bulk::decompress(stored, raw_bytes as usize).map_err(|_| "it does not decompress")?;
-            if raw.len() as u64 != raw_bytes {
+            let mut raw = vec![0; raw_bytes as usize];
+            let length = zstd_into(stored, &mut raw).map_err(|_| "it does not decompress")?;
+            if length != raw.len() {
                 return Err("it decompresses to another length than announced");
             }
             Ok(raw)

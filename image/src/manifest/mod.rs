@@ -5,6 +5,8 @@ mod cursor;
 mod decode;
 mod encode;
 pub(crate) mod envelope;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -105,6 +107,9 @@ pub enum Content {
     Hole,
 }
 
+/// Name and value of an extended attribute.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// One entry of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -123,7 +128,7 @@ pub struct Entry {
     /// … and nanoseconds after that.
     pub mtime_ns: u32,
     /// Extended attributes: name and value, ascending by name. POSIX ACLs and file capabilities are among them.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
     /// What it is.
     pub kind: EntryKind,
 }

@@ -57,8 +57,24 @@ impl Default for PackOptions {
 /// # Errors
 /// When a source cannot be read or changes meanwhile, or the pack cannot be written. Nothing is left behind then.
 pub fn build(images: &[ImageSpec], output: &Path, options: &PackOptions, progress: &Progress) -> Result<Pack> {
-    check(images, options)?;
-    let mut sources = images.iter().map(|image| source::open(&image.path)).collect::<Result<Vec<_>>>()?;
+    let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
+    check(&names, options)?;
+    let sources = images.iter().map(|image| source::open(&image.path)).collect::<Result<Vec<_>>>()?;
+    build_from_sources(&names, sources, output, options, progress)
+}
+
+/// As [`build()`], from sources that are open already; `names` has one name for each.
+///
+/// # Errors
+/// As [`build()`].
+pub fn build_from_sources(
+    names: &[&str],
+    mut sources: Vec<Box<dyn Source>>,
+    output: &Path,
+    options: &PackOptions,
+    progress: &Progress,
+) -> Result<Pack> {
+    check(names, options)?;
     let file = PartialFile::create(output, options.force)?;
     let threads = match options.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
@@ -66,7 +82,7 @@ pub fn build(images: &[ImageSpec], output: &Path, options: &PackOptions, progres
     };
     let mut hash_key = [0; 32];
     rustix::rand::getrandom(&mut hash_key, rustix::rand::GetRandomFlags::empty()).map_err(Error::io("taking random bytes for", output))?;
-    let builder = Builder { images, options, threads, hash_key, index: PageIndex::new(), progress };
+    let builder = Builder { names, options, threads, hash_key, index: PageIndex::new(), progress };
     let total_bytes = sources.iter().map(|source| source.estimated_bytes()).sum();
 
     progress.start(Stage::Index, total_bytes);
@@ -82,8 +98,8 @@ pub fn build(images: &[ImageSpec], output: &Path, options: &PackOptions, progres
     Pack::open(output)
 }
 
-fn check(images: &[ImageSpec], options: &PackOptions) -> Result<()> {
-    if images.is_empty() || images.len() > IMAGES_MAX {
+fn check(names: &[&str], options: &PackOptions) -> Result<()> {
+    if names.is_empty() || names.len() > IMAGES_MAX {
         return Err(Error::Parameter(format!("a pack holds 1 to {IMAGES_MAX} images")));
     }
     if !manifest::chunk_pages_in_range(options.chunk_pages) {
@@ -93,17 +109,17 @@ fn check(images: &[ImageSpec], options: &PackOptions) -> Result<()> {
         let range = zstd::compression_level_range();
         return Err(Error::Parameter(format!("zstd has levels {} to {}", range.start(), range.end())));
     }
-    for (index, image) in images.iter().enumerate() {
-        check_image_name(&image.name)?;
-        if images[..index].iter().any(|earlier| earlier.name == image.name) {
-            return Err(Error::Parameter(format!("two images have the name {}", image.name)));
+    for (index, name) in names.iter().enumerate() {
+        check_image_name(name)?;
+        if names[..index].contains(name) {
+            return Err(Error::Parameter(format!("two images have the name {name}")));
         }
     }
     Ok(())
 }
 
 struct Builder<'a> {
-    images: &'a [ImageSpec],
+    names: &'a [&'a str],
     options: &'a PackOptions,
     threads: usize,
     /// The key of the page index.
@@ -231,18 +247,18 @@ impl Builder<'_> {
             chunk_pages: self.options.chunk_pages,
             chunks: records.len() as u32,
             segments: layout.segments().len() as u32,
-            images: self.images.len() as u32,
+            images: self.names.len() as u32,
         };
         let mut sections = Sections { offset: data_end, bytes: Vec::new(), directory: Vec::new() };
         let codec = self.options.codec;
         sections.add(SectionKind::ChunkTable, 0, encode_chunks(&records), codec);
-        sections.add(SectionKind::SegmentTable, 0, encode_segments(layout.segments(), self.images.len()), codec);
+        sections.add(SectionKind::SegmentTable, 0, encode_segments(layout.segments(), self.names.len()), codec);
         let mut infos = Vec::new();
         let mut manifests = Vec::new();
-        for (image, (body, counts)) in self.images.iter().zip(bodies) {
-            let manifest = into_manifest(image.name.clone(), self.options.chunk_pages, &records, body);
+        for (name, (body, counts)) in self.names.iter().zip(bodies) {
+            let manifest = into_manifest((*name).to_owned(), self.options.chunk_pages, &records, body);
             infos.push(ImageInfo {
-                name: image.name.clone(),
+                name: (*name).to_owned(),
                 kind: manifest.kind(),
                 logical_bytes: counts.used + counts.zero + counts.hole,
                 used_bytes: counts.used,

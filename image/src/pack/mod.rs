@@ -10,6 +10,6 @@ mod records;
 mod scan;
 mod verify;
 
-pub use build::{ImageSpec, PackOptions, build};
+pub use build::{ImageSpec, PackOptions, build, build_from_sources};
 pub use read::{ChunkRecord, ImageInfo, Pack, Segment};
 pub use verify::VerifyReport;

@@ -1,14 +1,8 @@
 //! Stored bytes of a chunk to raw bytes. Nothing is decompressed before its hash has been checked.
 
-use std::cell::RefCell;
-
+use crate::decompress::zstd_into;
 use crate::manifest::ChunkDescriptor;
 use crate::{Codec, Error, Result};
-
-thread_local! {
-    /// A context costs 100 KiB and some time to make: one per thread.
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-}
 
 /// Checks that `stored` is what `chunk` describes.
 ///
@@ -41,19 +35,10 @@ pub fn decode_chunk(chunk: &ChunkDescriptor, stored: &[u8], raw: &mut [u8]) -> R
             Ok(())
         }
         Codec::None => wrong("stored and raw length differ without compression".into()),
-        Codec::Zstd => {
-            let decoded = DECOMPRESSOR.with_borrow_mut(|slot| {
-                let context = match slot {
-                    Some(context) => context,
-                    None => slot.insert(zstd::bulk::Decompressor::new()?),
-                };
-                context.decompress_to_buffer(stored, raw)
-            });
-            match decoded {
-                Ok(length) if length == chunk.raw_bytes as usize => Ok(()),
-                Ok(length) => wrong(format!("it decompresses to {length} bytes instead of {}", chunk.raw_bytes)),
-                Err(error) => wrong(format!("it does not decompress: {error}")),
-            }
-        }
+        Codec::Zstd => match zstd_into(stored, raw) {
+            Ok(length) if length == chunk.raw_bytes as usize => Ok(()),
+            Ok(length) => wrong(format!("it decompresses to {length} bytes instead of {}", chunk.raw_bytes)),
+            Err(error) => wrong(format!("it does not decompress: {error}")),
+        },
     }
 }

@@ -64,8 +64,9 @@ pub fn restore(pack: &Pack, image: usize, path: &Path, options: &TargetOptions, 
         drop(sender);
         // When this fails it drops the writer and all chunks that are waiting, so that readers find buffers, and then nothing to do.
         let written = write_all(writer, decoded, &manifest, progress).inspect_err(|_| stop(&next));
-        let read = readers.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        let read = read.fold(Ok(()), |first: Result<()>, next| first.and(next));
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let read: Vec<Result<()>> = readers.into_iter().map(join).collect();
+        let read: Result<()> = read.into_iter().collect();
         match (read, written) {
             (Err(error), _) if !matches!(error, Error::Stopped) => Err(error),
             (_, written) => written,

@@ -12,7 +12,7 @@ use rustix::fs::{OFlags, lgetxattr, llistxattr, major, minor};
 use rustix::io::Errno;
 
 use super::{PageSink, Source, file_runs};
-use crate::manifest::{Entry, EntryKind, PATH_BYTES_MAX};
+use crate::manifest::{Entry, EntryKind, PATH_BYTES_MAX, Xattr};
 use crate::{Error, ImageKind, Result};
 
 /// The files under one directory, in order of their names, so that equal trees give equal packs.
@@ -183,7 +183,7 @@ fn open_directory(path: PathBuf, entry: u32) -> Result<OpenDirectory> {
 }
 
 /// The extended attributes of `path` itself, ascending by name.
-fn xattrs(path: &Path) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn xattrs(path: &Path) -> rustix::io::Result<Vec<Xattr>> {
     // The kernel's own limit for the list of names.
     let mut names = Vec::with_capacity(65536);
     match llistxattr_of(path, &mut names) {

@@ -177,7 +177,9 @@ impl Tree {
         drop(maker);
         syncfs(&self.staging).map_err(Error::io("flushing", &self.path))?;
         merge::move_children(&self.path, &body, self.staging.as_fd(), self.root.as_fd(), self.force)?;
-        unlinkat(&self.root, &self.staging_name, AtFlags::REMOVEDIR).map_err(Error::io("removing the staging directory in", &self.path))?;
+        // Directories whose children went into existing ones are still there, empty.
+        let staging = self.path.join(&self.staging_name);
+        fs::remove_dir_all(&staging).map_err(Error::io("removing", &staging))?;
         // All there is to clean up is gone.
         self.committed = true;
         // Children before parents: a parent may take away our right to reach its children.
