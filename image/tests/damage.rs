@@ -1,4 +1,5 @@
 //! A damaged pack is noticed, wherever the damage is, and no bytes make the reader panic.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -28,7 +29,7 @@ fn open_and_verify(path: &Path) -> image::Result<()> {
 
 #[test]
 fn every_flipped_bit_is_noticed() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = common::memory_directory();
     let path = small_pack(directory.path(), Codec::Zstd);
     open_and_verify(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
@@ -48,7 +49,7 @@ fn every_flipped_bit_is_noticed() {
 
 #[test]
 fn a_flipped_bit_is_named_by_its_section() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = common::memory_directory();
     let path = small_pack(directory.path(), Codec::Zstd);
     let opened = Pack::open(&path).unwrap();
     let bytes = fs::read(&path).unwrap();
@@ -80,7 +81,7 @@ fn a_flipped_bit_is_named_by_its_section() {
 
 #[test]
 fn a_pack_cut_off_anywhere_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = common::memory_directory();
     let path = small_pack(directory.path(), Codec::Zstd);
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     let length = file.metadata().unwrap().len();
@@ -118,7 +119,7 @@ proptest! {
     fn a_forged_pack_makes_no_reader_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5)) {
         thread_local! {
             static PACK: (tempfile::TempDir, Vec<u8>, u64) = {
-                let directory = tempfile::tempdir().unwrap();
+                let directory = common::memory_directory();
                 // Uncompressed, so that changes reach the tables.
                 let path = small_pack(directory.path(), Codec::None);
                 let bytes = fs::read(&path).unwrap();
@@ -151,7 +152,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_no_pack(bytes in prop::collection::vec(any::<u8>(), 0..9000), magic: bool) {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = common::memory_directory();
         let path = directory.path().join("random");
         let mut bytes = bytes;
         if magic && bytes.len() > 32 {

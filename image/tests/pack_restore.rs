@@ -1,4 +1,5 @@
 //! What is packed comes back: any set of images with any sharing, byte for byte.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

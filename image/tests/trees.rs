@@ -1,4 +1,5 @@
 //! Trees come back exactly: every kind of entry, all metadata, and never outside the target.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -9,6 +9,11 @@ use image::pack::{ImageSpec, PackOptions, build};
 use image::restore::{TargetOptions, restore};
 use image::{Pack, Progress};
 
+/// A temporary directory in memory where there is one: for tests that write the same file a hundred thousand times.
+pub(crate) fn memory_directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// What a page of a synthetic image holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Page {
