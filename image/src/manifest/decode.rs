@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::cursor::{Cursor, Malformed};
 use super::encode::{MAGIC, VERSION};
 use super::{
-    Body, ChunkDescriptor, Content, DiskBody, Entry, EntryKind, Extent, Manifest, NAME_BYTES_MAX, PATH_BYTES_MAX, SIZE_BYTES_MAX, TreeBody, Xattr,
-    check_image_name, chunk_pages_in_range, envelope,
+    Body, ChunkDescriptor, Content, DiskBody, Entry, EntryKind, Extent, Manifest, NAME_BYTES_MAX, PATH_BYTES_MAX, SIZE_BYTES_MAX, TreeBody,
+    Xattr, check_image_name, chunk_pages_in_range, envelope,
 };
 use crate::{ChunkId, Codec, ImageKind, PAGE_BYTES};
 

@@ -12,7 +12,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use super::body::{BodyBuilder, ByteCounts};
 use super::compress::{self, Compression, RawChunk};
-use super::format::{ALIGN_BYTES, DIRECTORY_ENTRY_BYTES, DirectoryEntry, Header, IMAGES_MAX, SectionKind, Trailer, root};
+use super::format::{DirectoryEntry, Header, IMAGES_MAX, SectionKind, Trailer, root};
 use super::records::{ChunkRecord, ImageInfo, encode_chunks, encode_images, encode_segments};
 use super::scan::{Batch, Item, PerBatch, scan};
 use crate::dedup::{ImageSets, Layout, PageIndex, PageState, SetCache};
@@ -410,4 +410,99 @@ impl ChunkFiller<'_> {
     }
 }
 
-const _: () = assert!(DIRECTORY_ENTRY_BYTES == 64 && ALIGN_BYTES.is_multiple_of(PAGE_BYTES));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ImageKind;
+    use crate::source::PageSink;
+
+    /// A disk of two pages whose second page is another in every scan from the `changes_at`th on.
+    struct Unsteady {
+        scans: u32,
+        changes_at: u32,
+        pages: Vec<u8>,
+    }
+
+    impl Source for Unsteady {
+        fn kind(&self) -> ImageKind {
+            ImageKind::Disk
+        }
+
+        fn path(&self) -> &Path {
+            Path::new("unsteady")
+        }
+
+        fn scan(&mut self, sink: &mut dyn PageSink) -> Result<()> {
+            self.scans += 1;
+            let mut next = self.pages.iter().copied().map(|page| if self.scans >= self.changes_at && page == 2 { 3 } else { page });
+            let length = (self.pages.len() * PAGE_BYTES) as u64;
+            sink.data(0, length, &mut |buffer| {
+                buffer.chunks_mut(PAGE_BYTES).zip(&mut next).for_each(|(page, value)| page.fill(value));
+                Ok(())
+            })
+        }
+
+        fn estimated_bytes(&self) -> u64 {
+            0
+        }
+    }
+
+    /// Packs a steady image of pages 1 and 3, and an unsteady one.
+    fn outcome(pages: &[u8], changes_at: u32) -> (Result<Pack>, bool) {
+        let directory = tempfile::tempdir().unwrap();
+        let source = |pages: &[u8], changes_at| -> Box<dyn Source> { Box::new(Unsteady { scans: 0, changes_at, pages: pages.to_vec() }) };
+        let sources = vec![source(&[1, 3], u32::MAX), source(pages, changes_at)];
+        let output = directory.path().join("pack");
+        let result = build_from_sources(&["steady", "unsteady"], sources, &output, &PackOptions::default(), &Progress::default());
+        (result, std::fs::read_dir(directory.path()).unwrap().next().is_some())
+    }
+
+    #[test]
+    fn a_source_that_stays_the_same_is_packed() {
+        assert!(outcome(&[1, 2], u32::MAX).0.is_ok());
+    }
+
+    #[test]
+    fn a_source_that_changes_between_the_passes_is_refused() {
+        // To a page that exists elsewhere, and to one that nobody has.
+        for pages in [&[1, 2][..], &[2, 2]] {
+            match outcome(pages, 2) {
+                (Err(Error::SourceChanged { path }), left_behind) => {
+                    assert_eq!(path, Path::new("unsteady"));
+                    assert!(!left_behind);
+                }
+                (other, _) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn pages_that_change_places_are_noticed() {
+        /// Swaps its pages in the second scan.
+        struct Swapping(bool);
+        impl Source for Swapping {
+            fn kind(&self) -> ImageKind {
+                ImageKind::Disk
+            }
+            fn path(&self) -> &Path {
+                Path::new("swapping")
+            }
+            fn scan(&mut self, sink: &mut dyn PageSink) -> Result<()> {
+                let order = if self.0 { [2, 1] } else { [1, 2] };
+                self.0 = true;
+                let mut next = order.into_iter();
+                sink.data(0, 2 * PAGE_BYTES as u64, &mut |buffer| {
+                    buffer.chunks_mut(PAGE_BYTES).zip(&mut next).for_each(|(page, value)| page.fill(value));
+                    Ok(())
+                })
+            }
+            fn estimated_bytes(&self) -> u64 {
+                0
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let output = directory.path().join("pack");
+        let result = build_from_sources(&["a"], vec![Box::new(Swapping(false))], &output, &PackOptions::default(), &Progress::default());
+        assert!(matches!(result, Err(Error::SourceChanged { .. })));
+    }
+}
