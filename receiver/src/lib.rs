@@ -4,3 +4,4 @@ pub mod assemble;
 pub mod control;
 pub mod engine;
 pub mod intake;
+pub mod interface;

@@ -1,1 +1,134 @@
-//! Packets from the network: AF_XDP or UDP behind one trait.
+//! How packets come in: through AF_XDP where it can be had, else through UDP sockets, either way behind the filter.
+//!
+//! [`open`] probes what there is, falls back, and can say in one line what it got and why. Nothing here knows what a chunk is, but
+//! for the filter, whose want set the engine changes.
+
+mod af_xdp;
+mod datagram;
+mod filter;
+mod membership;
+mod udp;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use wire::session::SessionParameters;
+
+use crate::interface::Interface;
+pub use af_xdp::{AfXdp, umem_bytes};
+pub use datagram::{FRAME_HEADERS_BYTES_MAX, udp_payload};
+pub use filter::{PacketCounts, PacketFilter, XdpMode};
+pub use membership::{Membership, is_member};
+pub use udp::UdpSockets;
+
+/// A source of packets. One thread owns it.
+pub trait Intake: Send {
+    /// Hands the UDP payload of waiting packets to `handle`, a bounded number of them, and answers how many there were; 0 when none
+    /// wait. Never blocks.
+    ///
+    /// # Errors
+    /// When the interface can no longer be read from.
+    fn receive(&mut self, handle: &mut dyn FnMut(&[u8])) -> io::Result<usize>;
+
+    /// Returns when packets wait, and no later than after `timeout`.
+    ///
+    /// # Errors
+    /// When the interface can no longer be read from.
+    fn wait(&mut self, timeout: Duration) -> io::Result<()>;
+
+    /// Packets that got through the filter and were lost because this program did not fetch them in time.
+    fn overruns(&self) -> u64;
+
+    /// What it is and why, for the operator.
+    fn describe(&self) -> &str;
+}
+
+/// Which intake the operator wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IntakeMode {
+    /// AF_XDP zero-copy, else AF_XDP in copy mode, else UDP.
+    #[default]
+    Auto,
+    /// AF_XDP, zero-copy or copy mode.
+    AfXdp,
+    /// AF_XDP zero-copy.
+    AfXdpZeroCopy,
+    /// AF_XDP in copy mode.
+    AfXdpCopy,
+    /// UDP sockets.
+    Udp,
+}
+
+/// Why packets cannot come in.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The interface cannot be used.
+    #[error("interface {name}: {source}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A group cannot be joined.
+    #[error("cannot join {group} on {interface}: {source}; is the interface up, with an address of that family?")]
+    Join {
+        /// The group.
+        group: IpAddr,
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The filter cannot be had as asked for.
+    #[error("cannot filter as --xdp asks: {0}; try --xdp auto")]
+    Filter(#[source] bpf::Error),
+    /// AF_XDP cannot be had and was asked for.
+    #[error("cannot receive through AF_XDP as --intake asks: {0}; try --intake auto")]
+    AfXdp(String),
+    /// A UDP socket cannot be had.
+    #[error("UDP socket for {group}: {source}")]
+    Udp {
+        /// The group and port.
+        group: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Everything that [`open`] set up. What is dropped first is declared first: sockets, then the filter that feeds them.
+pub struct Opened {
+    /// Where packets come from.
+    pub intake: Box<dyn Intake>,
+    /// What lets them through.
+    pub filter: PacketFilter,
+    /// What makes switches send them here.
+    pub membership: Membership,
+}
+
+/// Joins `groups` on `interface`, filters their packets for the session and receives them.
+///
+/// # Errors
+/// [`Error`], when a group cannot be joined or when what `mode` or `xdp` insists on cannot be had.
+pub fn open(
+    interface: &Interface,
+    parameters: &SessionParameters,
+    groups: &[SocketAddr],
+    mode: IntakeMode,
+    xdp: XdpMode,
+) -> Result<Opened, Error> {
+    let membership = Membership::join(interface, groups)?;
+    let filter = PacketFilter::attach(interface, parameters, groups, mode != IntakeMode::Udp, xdp)?;
+    let udp = |because: String| UdpSockets::open(interface, groups, parameters.payload_bytes(), because);
+    let intake: Box<dyn Intake> = if mode == IntakeMode::Udp {
+        Box::new(udp("asked for".to_owned())?)
+    } else {
+        match AfXdp::open(interface, &filter, parameters.payload_bytes(), mode) {
+            Ok(sockets) => Box::new(sockets),
+            Err(because) if mode == IntakeMode::Auto => Box::new(udp(format!("no AF_XDP: {because}"))?),
+            Err(because) => return Err(Error::AfXdp(because)),
+        }
+    };
+    Ok(Opened { intake, filter, membership })
+}

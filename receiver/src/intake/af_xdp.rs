@@ -1,0 +1,320 @@
+//! Intake through AF_XDP sockets: the filter redirects wanted packets into memory that this process shares with the kernel, one
+//! socket per receive queue of the interface. No system call per packet, and none per batch while packets keep coming.
+//!
+//! A frame of the UMEM is either in the fill ring (the kernel's, to be written) or between `consume` and `produce` of one
+//! [`Queue::receive`] (ours, to be read); it is never anywhere else.
+#![allow(unsafe_code)] // UMEM and rings.
+
+use std::error::Error as _;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use xsk_rs::config::{BindFlags, FrameSize, Interface as InterfaceName, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
+
+use super::udp::wait_readable;
+use super::{FRAME_HEADERS_BYTES_MAX, Intake, IntakeMode, PacketFilter, udp_payload};
+use crate::interface::Interface;
+
+/// Frames handled between two looks at the other queues and at what else the thread has to do: 64 take some 40 µs.
+const BATCH: usize = 64;
+/// UMEM for all queues together. All packets of a stream arrive on one queue, which nobody knows beforehand, so each gets the same
+/// share: 8192 frames of 2 KiB on a single queue, 20 ms at 0.4 Mpps, several times what a scheduler keeps a thread waiting.
+const UMEM_BYTES: usize = 16 << 20;
+/// Least frames of a queue, however many queues there are: one NAPI poll of the driver takes 64 at once, and a queue whose thread
+/// sleeps needs several.
+const FRAMES_PER_QUEUE_MIN: usize = 512;
+/// Beyond this number of queues the rest gets no socket and the filter passes its packets to the stack, where nobody waits for them.
+const QUEUES_MAX: u32 = 64;
+/// Of each frame the kernel keeps this for itself (`XDP_PACKET_HEADROOM`).
+const FRAME_HEADROOM_BYTES: usize = 256;
+/// A driver needs several buffers for packets longer than this (a page, less headroom and `skb_shared_info`); so do we then.
+const SINGLE_BUFFER_FRAME_BYTES: usize = 3400;
+/// Rings that carry nothing but have to exist.
+const UNUSED_RING: u32 = 64;
+/// How long a queue may stay busy after somebody else has closed its socket: the kernel releases it with a grace period.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+/// How long to wait for the carrier to come back after a bind that made the driver restart its rings; copper takes 2 to 4 seconds.
+const CARRIER_WAIT: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// `XDP_OPTIONS` says whether the bind got zero-copy (linux/if_xdp.h).
+const XDP_OPTIONS_ZEROCOPY: u32 = 1;
+
+/// AF_XDP sockets on all receive queues of an interface.
+pub struct AfXdp {
+    queues: Vec<Queue>,
+    description: String,
+}
+
+/// How packets of one size are laid out in UMEM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    frame_bytes: usize,
+    frames: usize,
+    /// Packets take several frames.
+    scattered: bool,
+}
+
+impl Layout {
+    fn new(payload_bytes: usize, queues: usize) -> Layout {
+        let packet_bytes = FRAME_HEADERS_BYTES_MAX + payload_bytes;
+        let frame_bytes = if packet_bytes + FRAME_HEADROOM_BYTES <= 2048 { 2048 } else { 4096 };
+        let frames = (UMEM_BYTES / frame_bytes / queues.max(1)).max(FRAMES_PER_QUEUE_MIN);
+        // Rings have sizes that are powers of two.
+        let frames = (frames + 1).next_power_of_two() / 2;
+        Layout { frame_bytes, frames, scattered: packet_bytes > SINGLE_BUFFER_FRAME_BYTES }
+    }
+}
+
+/// Memory that AF_XDP takes on an interface of so many `queues`, for payloads of `payload_bytes`.
+pub fn umem_bytes(payload_bytes: usize, queues: u32) -> usize {
+    let queues = queues.clamp(1, QUEUES_MAX) as usize;
+    let layout = Layout::new(payload_bytes, queues);
+    layout.frames * layout.frame_bytes * queues
+}
+
+struct Queue {
+    receive: RxQueue,
+    fill: FillQueue,
+    // Part of every socket, of no use here, kept because the socket lives as long as its rings.
+    _transmit: TxQueue,
+    _completion: CompQueue,
+    umem: Umem,
+    descriptors: Box<[FrameDesc]>,
+    /// Where a packet of several frames is put together.
+    gathered: Vec<u8>,
+    /// The packet being put together is longer than `gathered` may be.
+    too_long: bool,
+    zero_copy: bool,
+}
+
+impl AfXdp {
+    /// Binds a socket to every receive queue and has `filter` redirect to them.
+    ///
+    /// # Errors
+    /// Why not, in words for the operator; the caller falls back or gives up.
+    pub fn open(interface: &Interface, filter: &PacketFilter, payload_bytes: usize, mode: IntakeMode) -> Result<AfXdp, String> {
+        let kernel_filter = filter.kernel().map_err(|because| format!("it needs the filter in the kernel ({because})"))?;
+        let had_carrier = interface.is_running().unwrap_or(false);
+        let all_queues = interface.receive_queues();
+        let queue_count = all_queues.min(QUEUES_MAX);
+        let layout = Layout::new(payload_bytes, queue_count as usize);
+        let open_all = |zero_copy| -> Result<Vec<Queue>, String> {
+            (0..queue_count)
+                .map(|queue| Queue::open(interface, queue, layout, zero_copy).map_err(|why| format!("queue {queue}: {why}")))
+                .collect()
+        };
+        let (queues, because) = match mode {
+            IntakeMode::AfXdpCopy => (open_all(false)?, " (asked for)".to_owned()),
+            IntakeMode::AfXdpZeroCopy => (open_all(true)?, String::new()),
+            _ => match open_all(true) {
+                Ok(queues) => (queues, String::new()),
+                Err(why) => (open_all(false)?, format!(" (no zero-copy: {why})")),
+            },
+        };
+        for (queue, number) in queues.iter().zip(0..) {
+            // SAFETY: the descriptor belongs to the socket that `queue` keeps alive through the call.
+            let socket = unsafe { BorrowedFd::borrow_raw(queue.receive.fd().as_raw_fd()) };
+            kernel_filter.register_socket(number, socket).map_err(|error| error.to_string())?;
+        }
+        if had_carrier {
+            wait_for_carrier(interface);
+        }
+        let zero_copy = queues.iter().all(|queue| queue.zero_copy);
+        let description = format!(
+            "AF_XDP {}{because}, {}{} frames of {} bytes each",
+            if zero_copy { "zero-copy" } else { "copy mode" },
+            match (queue_count, all_queues) {
+                (1, 1) => "1 receive queue, ".to_owned(),
+                (some, all) if some == all => format!("{all} receive queues, "),
+                (some, all) => format!("{some} of {all} receive queues (reduce them: ethtool -L), "),
+            },
+            layout.frames,
+            layout.frame_bytes,
+        );
+        Ok(AfXdp { queues, description })
+    }
+}
+
+impl Intake for AfXdp {
+    #[inline]
+    fn receive(&mut self, handle: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        let mut packets = 0;
+        for queue in &mut self.queues {
+            packets += queue.receive(handle)?;
+        }
+        Ok(packets)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        // Polling also wakes a driver that waits to be told of frames in the fill ring.
+        let mut descriptors: Vec<PollFd<'_>> = self
+            .queues
+            .iter()
+            .map(|queue| {
+                // SAFETY: the descriptor belongs to the socket that `queue` keeps alive through the call.
+                let socket = unsafe { BorrowedFd::borrow_raw(queue.receive.fd().as_raw_fd()) };
+                PollFd::from_borrowed_fd(socket, PollFlags::IN)
+            })
+            .collect();
+        wait_readable(&mut descriptors, timeout)
+    }
+
+    fn overruns(&self) -> u64 {
+        let lost = |queue: &Queue| {
+            queue
+                .receive
+                .fd()
+                .xdp_statistics()
+                .map(|counts| counts.rx_dropped() + counts.rx_ring_full() + counts.rx_fill_ring_empty_descs())
+        };
+        self.queues.iter().map(|queue| lost(queue).unwrap_or(0)).sum()
+    }
+
+    fn describe(&self) -> &str {
+        &self.description
+    }
+}
+
+impl Queue {
+    fn open(interface: &Interface, queue: u32, layout: Layout, zero_copy: bool) -> Result<Queue, String> {
+        let frame_count = u32::try_from(layout.frames).ok().and_then(NonZeroU32::new).ok_or("no frames")?;
+        let ring = |size: u32| QueueSize::new(size).map_err(|error| error.to_string());
+        let umem_config = UmemConfig::builder()
+            .frame_size(FrameSize::new(layout.frame_bytes as u32).map_err(|error| error.to_string())?)
+            .fill_queue_size(ring(frame_count.get())?)
+            .comp_queue_size(ring(UNUSED_RING)?)
+            .build()
+            .map_err(|error| error.to_string())?;
+        let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
+        flags |= if zero_copy { BindFlags::XDP_ZEROCOPY } else { BindFlags::XDP_COPY };
+        if layout.scattered {
+            flags |= BindFlags::XDP_USE_SG;
+        }
+        let socket_config = SocketConfig::builder()
+            .rx_queue_size(ring(frame_count.get())?)
+            .tx_queue_size(ring(UNUSED_RING)?)
+            .bind_flags(flags)
+            // The filter is the program.
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .build();
+        let name: InterfaceName = interface.name().parse().map_err(|_| "its name has a zero byte".to_owned())?;
+
+        let deadline = Instant::now() + BUSY_RETRY;
+        let (umem, frames, (transmit, mut receive, fill_and_completion)) = loop {
+            // A new UMEM each time: libxdp keeps state of a failed bind in the old one.
+            let (umem, frames) = Umem::new(umem_config, frame_count, false).map_err(|error| in_words(&error))?;
+            // SAFETY: this UMEM has no other socket, and no program is loaded by libxdp.
+            match unsafe { Socket::new(socket_config, &umem, &name, queue) } {
+                Ok(socket) => break (umem, frames, socket),
+                Err(error) if error_code(&error) == Some(libc::EBUSY) && Instant::now() < deadline => thread::sleep(RETRY_PAUSE),
+                Err(error) => return Err(in_words(&error)),
+            }
+        };
+        let (mut fill, completion) = fill_and_completion.ok_or("libxdp gave no fill ring")?;
+        // SAFETY: all frames are of this UMEM and in no ring yet; the fill ring holds as many as there are.
+        let filled = unsafe { fill.produce_and_wakeup(&frames, receive.fd_mut(), 0) }.map_err(|error| error.to_string())?;
+        if filled != frames.len() {
+            return Err("the fill ring did not take all frames".to_owned());
+        }
+        let zero_copy = is_zero_copy(receive.fd().as_raw_fd()).map_err(|error| error.to_string())?;
+        Ok(Queue {
+            receive,
+            fill,
+            _transmit: transmit,
+            _completion: completion,
+            umem,
+            descriptors: frames.into_iter().take(BATCH).collect(),
+            gathered: Vec::with_capacity(if layout.scattered { FRAME_HEADERS_BYTES_MAX + usize::from(u16::MAX) } else { 0 }),
+            too_long: false,
+            zero_copy,
+        })
+    }
+
+    fn receive(&mut self, handle: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        // SAFETY: the descriptors are overwritten by ones of this UMEM.
+        let count = unsafe { self.receive.consume(&mut self.descriptors) };
+        if count == 0 {
+            return Ok(0);
+        }
+        let mut packets = 0;
+        for descriptor in &self.descriptors[..count] {
+            // SAFETY: the kernel has just handed over this frame of this UMEM, and gets it back below, after the last use.
+            let data = unsafe { self.umem.data(descriptor) }.contents();
+            let last = !descriptor.has_more_frames();
+            if last && self.gathered.is_empty() && !self.too_long {
+                packets += 1;
+                if let Some(payload) = udp_payload(data) {
+                    handle(payload);
+                }
+                continue;
+            }
+            self.too_long |= data.len() > self.gathered.capacity() - self.gathered.len();
+            if !self.too_long {
+                self.gathered.extend_from_slice(data);
+            }
+            if last {
+                packets += 1;
+                if let (false, Some(payload)) = (self.too_long, udp_payload(&self.gathered)) {
+                    handle(payload);
+                }
+                self.gathered.clear();
+                self.too_long = false;
+            }
+        }
+        // SAFETY: these frames were consumed above and nothing refers to them any more. The ring has room: it holds all frames.
+        unsafe { self.fill.produce_and_wakeup(&self.descriptors[..count], self.receive.fd_mut(), 0) }?;
+        Ok(packets)
+    }
+}
+
+/// A bind may have made the driver restart its rings, and with them the link.
+fn wait_for_carrier(interface: &Interface) {
+    let deadline = Instant::now() + CARRIER_WAIT;
+    while !interface.is_running().unwrap_or(true) && Instant::now() < deadline {
+        thread::sleep(RETRY_PAUSE);
+    }
+}
+
+fn is_zero_copy(socket: i32) -> io::Result<bool> {
+    let mut options = 0_u32;
+    let mut bytes = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel writes one `u32` during the call.
+    let result = unsafe { libc::getsockopt(socket, libc::SOL_XDP, libc::XDP_OPTIONS, (&raw mut options).cast(), &raw mut bytes) };
+    if result == 0 { Ok(options & XDP_OPTIONS_ZEROCOPY != 0) } else { Err(io::Error::last_os_error()) }
+}
+
+fn error_code(error: &xsk_rs::socket::SocketCreateError) -> Option<i32> {
+    error.source()?.downcast_ref::<io::Error>()?.raw_os_error()
+}
+
+/// The kernel's answer, or the library's where there is none.
+fn in_words(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_suit_the_packet() {
+        let of = |payload_bytes, queues| Layout::new(payload_bytes, queues);
+        assert_eq!(of(1436, 1), Layout { frame_bytes: 2048, frames: 8192, scattered: false });
+        assert_eq!(of(1436, 3), Layout { frame_bytes: 2048, frames: 2048, scattered: false });
+        assert_eq!(of(1800, 1), Layout { frame_bytes: 4096, frames: 4096, scattered: false });
+        assert_eq!(of(8796, 1), Layout { frame_bytes: 4096, frames: 4096, scattered: true });
+    }
+
+    #[test]
+    fn many_queues_keep_enough_frames_each() {
+        assert_eq!(Layout::new(1436, 64).frames, FRAMES_PER_QUEUE_MIN);
+        assert_eq!(umem_bytes(1436, 1), UMEM_BYTES);
+        assert_eq!(umem_bytes(1436, 1000), 64 * FRAMES_PER_QUEUE_MIN * 2048);
+    }
+}
