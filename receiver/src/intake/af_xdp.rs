@@ -48,6 +48,7 @@ const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 /// AF_XDP sockets on all receive queues of an interface.
 pub struct AfXdp {
     queues: Vec<Queue>,
+    memory_bytes: usize,
     description: String,
 }
 
@@ -69,13 +70,11 @@ impl Layout {
         let frames = (frames + 1).next_power_of_two() / 2;
         Layout { frame_bytes, frames, scattered: packet_bytes > SINGLE_BUFFER_FRAME_BYTES }
     }
-}
 
-/// Memory that AF_XDP takes on an interface of so many `queues`, for payloads of `payload_bytes`.
-pub fn umem_bytes(payload_bytes: usize, queues: u32) -> usize {
-    let queues = queues.clamp(1, QUEUES_MAX) as usize;
-    let layout = Layout::new(payload_bytes, queues);
-    layout.frames * layout.frame_bytes * queues
+    /// UMEM of one queue.
+    fn bytes(&self) -> usize {
+        self.frame_bytes * self.frames
+    }
 }
 
 struct Queue {
@@ -137,7 +136,7 @@ impl AfXdp {
             layout.frames,
             layout.frame_bytes,
         );
-        Ok(AfXdp { queues, description })
+        Ok(AfXdp { memory_bytes: layout.bytes() * queues.len(), queues, description })
     }
 }
 
@@ -174,6 +173,10 @@ impl Intake for AfXdp {
                 .map(|counts| counts.rx_dropped() + counts.rx_ring_full() + counts.rx_fill_ring_empty_descs())
         };
         self.queues.iter().map(|queue| lost(queue).unwrap_or(0)).sum()
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     fn describe(&self) -> &str {
@@ -314,7 +317,6 @@ mod tests {
     #[test]
     fn many_queues_keep_enough_frames_each() {
         assert_eq!(Layout::new(1436, 64).frames, FRAMES_PER_QUEUE_MIN);
-        assert_eq!(umem_bytes(1436, 1), UMEM_BYTES);
-        assert_eq!(umem_bytes(1436, 1000), 64 * FRAMES_PER_QUEUE_MIN * 2048);
+        assert_eq!(Layout::new(1436, 1).bytes(), UMEM_BYTES);
     }
 }

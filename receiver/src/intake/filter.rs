@@ -12,7 +12,7 @@ use super::Error;
 use crate::interface::Interface;
 
 /// Where the operator wants packets filtered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum XdpMode {
     /// In the driver, else in the kernel's generic path, else in user space.
     #[default]

@@ -16,7 +16,7 @@ use std::time::Duration;
 use wire::session::SessionParameters;
 
 use crate::interface::Interface;
-pub use af_xdp::{AfXdp, umem_bytes};
+pub use af_xdp::AfXdp;
 pub use datagram::{FRAME_HEADERS_BYTES_MAX, udp_payload};
 pub use filter::{PacketCounts, PacketFilter, XdpMode};
 pub use membership::{Membership, is_member};
@@ -40,12 +40,15 @@ pub trait Intake: Send {
     /// Packets that got through the filter and were lost because this program did not fetch them in time.
     fn overruns(&self) -> u64;
 
+    /// Memory of this process that it takes.
+    fn memory_bytes(&self) -> usize;
+
     /// What it is and why, for the operator.
     fn describe(&self) -> &str;
 }
 
 /// Which intake the operator wants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum IntakeMode {
     /// AF_XDP zero-copy, else AF_XDP in copy mode, else UDP.
     #[default]

@@ -84,6 +84,10 @@ impl Intake for UdpSockets {
         self.sockets.iter().map(dropped_packets).sum()
     }
 
+    fn memory_bytes(&self) -> usize {
+        self.messages.len()
+    }
+
     fn describe(&self) -> &str {
         &self.description
     }

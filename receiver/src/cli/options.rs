@@ -1,0 +1,174 @@
+//! The command line of `discus-receive`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Parser};
+use receiver::control::{Fingerprint, ServerAddress};
+use receiver::intake::{IntakeMode, XdpMode};
+
+const EXIT_CODES: &str = "Exit codes:
+    0  the image is whole on the target
+    2  usage; also: not enough --memory for this session
+    3  the target was refused: mounted, in use, too small, exists without --force
+    4  the sender cannot be reached, has another fingerprint, or does not serve the image
+    5  the sender was lost and did not come back within --server-timeout
+    6  an input/output error on the target
+    7  the sender dismissed this receiver, or serves another pack now
+    8  the network could not be set up: interface, groups, filter, AF_XDP
+  130  interrupted (SIGINT); 143: terminated (SIGTERM)
+After any code but 0 the target does not look whole: a file has the name TARGET.partial or is gone, a device has no first page.";
+
+/// Receive an image from a discus sender and write it to a disk, a file or a directory.
+#[derive(Parser, Debug)]
+#[command(name = "discus-receive", version, after_long_help = EXIT_CODES, after_help = "Exit codes and more: --help")]
+#[command(group(ArgGroup::new("trust").required(true).args(["server_fingerprint", "trust_any_server"])))]
+pub(crate) struct Options {
+    /// The image to receive, as the sender names it.
+    pub(crate) image: String,
+
+    /// The sender's control address, as `discus serve` prints it.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) server: ServerAddress,
+
+    /// The fingerprint of the sender's certificate, as `discus serve` prints it. Anybody else is refused.
+    #[arg(long, value_name = "sha256:HEX")]
+    pub(crate) server_fingerprint: Option<Fingerprint>,
+
+    /// Take whoever answers for the sender. Whoever can answer can then decide what this machine runs.
+    #[arg(long)]
+    pub(crate) trust_any_server: bool,
+
+    /// The interface on which the multicast arrives.
+    #[arg(long, value_name = "IF")]
+    pub(crate) interface: String,
+
+    /// Where the image goes: a block device or a file for a disk image, a directory for a tree.
+    #[arg(long, value_name = "DEVICE|FILE|DIR")]
+    pub(crate) target: PathBuf,
+
+    /// Overwrite a file that exists, or write into a directory that is not empty. Never overwrites a device in use.
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// This machine's name on the sender's list [default: the host name].
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Memory for packets and chunks in flight, in MiB, or with a suffix: 512M, 1G.
+    #[arg(long, value_name = "SIZE", default_value = "192M", value_parser = parse_memory_bytes)]
+    pub(crate) memory: usize,
+
+    /// Threads that decode, hash and decompress [default: as many as there are cores beyond two, at most 4].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+
+    /// Cores to pin threads to, in the order intake, writer, workers [default: not pinned on fewer than four cores, else the
+    /// last ones].
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    pub(crate) cores: Vec<usize>,
+
+    /// How packets come in.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) intake: IntakeMode,
+
+    /// Where the filter runs: in the driver, in the kernel's generic path, or (off) in this program.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) xdp: XdpMode,
+
+    /// How long to go on without the sender, in seconds.
+    #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
+    pub(crate) server_timeout: Duration,
+
+    /// Print one JSON object on standard output at the end, on failure too; everything else goes to standard error.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Show no progress and no remarks: only errors, and the summary if --json asks for it.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// A number of MiB, or a number with suffix K, M or G (powers of 1024).
+fn parse_memory_bytes(text: &str) -> Result<usize, String> {
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&text[..at], 10),
+        Some((at, 'M' | 'm')) => (&text[..at], 20),
+        Some((at, 'G' | 'g')) => (&text[..at], 30),
+        _ => (text, 20),
+    };
+    let number: usize = digits.parse().map_err(|_| "give a number of MiB, or 512M, or 1G".to_owned())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes <= 1 << 40).ok_or_else(|| "more than 1 TiB is a mistake".to_owned())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| "give a number of seconds".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    const HEX: &str = "sha256:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
+    fn parse(extra: &[&str]) -> Result<Options, clap::Error> {
+        let base = ["discus-receive", "web", "--server", "10.0.0.1:4700", "--interface", "eth1", "--target", "/dev/sda"];
+        Options::try_parse_from(base.iter().chain(extra))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn whom_to_trust_must_be_said_once() {
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--trust-any-server"]).is_ok());
+        assert!(parse(&["--server-fingerprint", HEX]).is_ok());
+        assert!(parse(&["--server-fingerprint", HEX, "--trust-any-server"]).is_err());
+        assert!(parse(&["--server-fingerprint", "sha256:12"]).is_err());
+    }
+
+    #[test]
+    fn modes_have_the_documented_names() {
+        let intakes = [
+            ("auto", IntakeMode::Auto),
+            ("af-xdp", IntakeMode::AfXdp),
+            ("af-xdp-zero-copy", IntakeMode::AfXdpZeroCopy),
+            ("af-xdp-copy", IntakeMode::AfXdpCopy),
+            ("udp", IntakeMode::Udp),
+        ];
+        for (name, mode) in intakes {
+            assert_eq!(parse(&["--trust-any-server", "--intake", name]).unwrap().intake, mode);
+        }
+        let filters = [("auto", XdpMode::Auto), ("driver", XdpMode::Driver), ("generic", XdpMode::Generic), ("off", XdpMode::Off)];
+        for (name, mode) in filters {
+            assert_eq!(parse(&["--trust-any-server", "--xdp", name]).unwrap().xdp, mode);
+        }
+    }
+
+    #[test]
+    fn memory_is_in_mib_or_has_a_suffix() {
+        assert_eq!(parse(&["--trust-any-server"]).unwrap().memory, 192 << 20);
+        for (text, bytes) in [("64", 64 << 20), ("64M", 64 << 20), ("1G", 1 << 30), ("2048k", 2 << 20)] {
+            assert_eq!(parse_memory_bytes(text), Ok(bytes));
+        }
+        for text in ["", "M", "-1", "1T", "99999999999999999999", "9999999G"] {
+            assert!(parse_memory_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn cores_are_a_list() {
+        assert_eq!(parse(&["--trust-any-server", "--cores", "3,1"]).unwrap().cores, [3, 1]);
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(parse_seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(parse_seconds("-1").is_err());
+        assert!(parse_seconds("soon").is_err());
+    }
+}

@@ -1,0 +1,153 @@
+//! One packet after the other into the buffers of chunks in assembly, and whole chunks on to the finisher.
+
+use std::sync::atomic::Ordering;
+
+use bpf::WantSet;
+use crossbeam_channel::Sender;
+use image::restore::{Buffer, BufferPool};
+use wire::ChunkId;
+use wire::packet::{Header, Kind};
+
+use super::Progress;
+use super::finish::{Assembled, Verdict};
+use crate::assemble::{Assembler, EntryIndex, Placement};
+
+/// The assembler with the memory that it decides over.
+pub(super) struct Collector {
+    pub(super) assembler: Assembler,
+    /// By entry: the buffer of the chunk in assembly.
+    buffers: Vec<Option<Buffer>>,
+    in_assembly: usize,
+    buffer_count: usize,
+    pool: BufferPool,
+    wants: WantSet,
+    symbol_bytes: usize,
+    assembled: Sender<Assembled>,
+    /// Packets with a wrong CRC.
+    damaged: u64,
+    given_up: u64,
+    /// Whether a symbol was stored yet.
+    has_data: bool,
+}
+
+impl Collector {
+    pub(super) fn new(
+        assembler: Assembler,
+        buffer_count: usize,
+        pool: BufferPool,
+        wants: WantSet,
+        symbol_bytes: u16,
+        assembled: Sender<Assembled>,
+    ) -> Collector {
+        Collector {
+            assembler,
+            buffers: (0..buffer_count).map(|_| None).collect(),
+            in_assembly: 0,
+            buffer_count,
+            pool,
+            wants,
+            symbol_bytes: symbol_bytes.into(),
+            assembled,
+            damaged: 0,
+            given_up: 0,
+            has_data: false,
+        }
+    }
+
+    /// Takes one UDP payload that got through the filter.
+    #[inline]
+    pub(super) fn packet(&mut self, payload: &[u8]) {
+        let Ok((header, symbol)) = Header::parse(payload) else {
+            self.damaged += 1;
+            return;
+        };
+        match header.kind {
+            Kind::Symbol => self.symbol(&header, symbol),
+            Kind::Sync => self.assembler.on_sync(&header),
+        }
+    }
+
+    fn symbol(&mut self, header: &Header, symbol: &[u8]) {
+        let Placement::Store { entry, cell, opens, evicted, completes } = self.assembler.on_symbol(header, symbol.len()) else {
+            return;
+        };
+        self.given_up += u64::from(evicted.is_some());
+        if opens && !self.open(entry) {
+            return;
+        }
+        let at = usize::from(cell) * self.symbol_bytes;
+        let slot = &mut self.buffers[entry.0];
+        if let Some(cell) = slot.as_mut().and_then(|buffer| buffer.get_mut(at..at + self.symbol_bytes)) {
+            // `admits` has compared the lengths.
+            cell.copy_from_slice(symbol);
+        }
+        self.has_data = true;
+        if completes {
+            let completed = self.assembler.complete(entry);
+            if let Some(buffer) = self.buffers[entry.0].take() {
+                // From here on its packets end in the filter.
+                self.wants.clear(completed.chunk.0);
+                self.in_assembly -= 1;
+                // Fails only when the finisher has failed, which `Collector`'s owner learns from the verdicts' channel. There is
+                // room for as many chunks as there are buffers, so it never waits.
+                let _ = self.assembled.send(Assembled { completed, buffer });
+            }
+        }
+    }
+
+    /// Gives a new entry a buffer. When all are with the finisher, the chunk is given up for now; it stays wanted.
+    fn open(&mut self, entry: EntryIndex) -> bool {
+        match self.pool.take() {
+            Some(buffer) => {
+                self.buffers[entry.0] = Some(buffer);
+                self.in_assembly += 1;
+                true
+            }
+            None => {
+                self.assembler.refuse(entry);
+                self.given_up += 1;
+                false
+            }
+        }
+    }
+
+    /// Passes the finisher's verdict on.
+    pub(super) fn judge(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Verified(chunk) => self.assembler.verified(chunk),
+            Verdict::Corrupt(chunk) => {
+                self.assembler.corrupt(chunk);
+                self.wants.set(chunk.0);
+            }
+        }
+    }
+
+    /// Lets packets of `chunks` through, and syncs.
+    pub(super) fn want(&self, chunks: impl Iterator<Item = ChunkId>, chunk_count: u32) {
+        for chunk in chunks {
+            self.wants.set(chunk.0);
+        }
+        self.wants.set(chunk_count);
+    }
+
+    /// Chunks that the finisher has, as a share of all buffers, in thousandths.
+    pub(super) fn backlog_permille(&self) -> u16 {
+        let waiting = self.waiting();
+        u16::try_from(waiting * 1000 / self.buffer_count.max(1)).unwrap_or(1000)
+    }
+
+    /// Buffers that the finisher has.
+    pub(super) fn waiting(&self) -> usize {
+        self.buffer_count.saturating_sub(self.pool.available() + self.in_assembly)
+    }
+
+    pub(super) fn has_data(&self) -> bool {
+        self.has_data
+    }
+
+    /// Adds its own counts to the shared ones.
+    pub(super) fn publish(&self, progress: &Progress) {
+        progress.packets_damaged.store(self.damaged, Ordering::Relaxed);
+        progress.chunks_given_up.store(self.given_up, Ordering::Relaxed);
+    }
+}
