@@ -162,7 +162,7 @@ fn filter_config(parameters: &SessionParameters, groups: &[SocketAddr], on_wante
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::ids::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+    use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
     use wire::packet::{Header, Kind};
 
     const PARAMETERS: SessionParameters =
