@@ -83,8 +83,8 @@ impl Collector {
         }
         self.has_data = true;
         if completes {
-            let completed = self.assembler.complete(entry);
-            if let Some(buffer) = self.buffers[entry.0].take() {
+            let (completed, buffer) = (self.assembler.complete(entry), self.buffers[entry.0].take());
+            if let (Some(completed), Some(buffer)) = (completed, buffer) {
                 // From here on its packets end in the filter.
                 self.wants.clear(completed.chunk.0);
                 self.in_assembly -= 1;

@@ -151,18 +151,18 @@ fn receive(setup: Setup, link: &ControlLink) -> Result<(), Error> {
     let (verdicts_in, verdicts) = bounded::<Verdict>(plan.assembly_buffers + plan.raw_buffers);
     let (result_in, result) = bounded(1);
     let all_verified = AtomicBool::new(false);
-    let checker = || {
-        Checker::new(Arc::clone(&manifest), parameters.symbol_bytes, raw_pool.clone(), verdicts_in.clone(), Arc::clone(&progress))
+    let checker = |verdicts: &Sender<Verdict>| {
+        Checker::new(Arc::clone(&manifest), parameters.symbol_bytes, raw_pool.clone(), verdicts.clone(), Arc::clone(&progress))
     };
 
     thread::scope(|scope| {
         let spawn_failed = |source| Error::Intake(io::Error::new(io::ErrorKind::OutOfMemory, format!("starting a thread: {source}")));
         let feed = if workers == 0 {
-            Feed::Assembled(assembled, Box::new(checker()))
+            Feed::Assembled(assembled, Box::new(checker(&verdicts_in)))
         } else {
             let (raws_in, raws) = bounded(plan.assembly_buffers + plan.raw_buffers);
             for worker in 0..workers {
-                let (checker, assembled, raws_in) = (checker(), assembled.clone(), raws_in.clone());
+                let (checker, assembled, raws_in) = (checker(&verdicts_in), assembled.clone(), raws_in.clone());
                 let core = core_of(&cores, 2 + worker);
                 thread::Builder::new()
                     .name(format!("worker-{worker}"))
