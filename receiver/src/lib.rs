@@ -2,6 +2,6 @@
 
 pub mod assemble;
 pub mod control;
-//pub mod engine;
+pub mod engine;
 pub mod intake;
 pub mod interface;

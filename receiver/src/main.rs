@@ -1,2 +1,253 @@
-//! P
-fn main() {}
+//! `discus-receive`: takes one image from a discus sender and writes it to this machine's disk.
+
+mod cli;
+
+use std::fs;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use clap::Parser;
+use crossbeam_channel::{RecvTimeoutError, unbounded};
+use image::restore::{Target, TargetOptions};
+use image::{ErrorClass, Manifest};
+use receiver::control::{ConnectOptions, ControlLink, Enrolled, ToSender, Trust, enrol};
+use receiver::engine::{self, MemoryPlan, Progress, Setup};
+use receiver::intake::{self, Opened};
+use receiver::interface::Interface;
+
+use cli::display::{Display, REFRESH};
+use cli::options::Options;
+use cli::signals::Signals;
+use cli::summary::{Summary, Transfer, peak_memory_bytes};
+
+/// The documented exit codes, but for those of signals.
+mod exit {
+    pub(super) const USAGE: u8 = 2;
+    pub(super) const TARGET_REFUSED: u8 = 3;
+    pub(super) const SENDER_UNREACHABLE: u8 = 4;
+    pub(super) const SENDER_LOST: u8 = 5;
+    pub(super) const TARGET_IO: u8 = 6;
+    pub(super) const DISMISSED: u8 = 7;
+    pub(super) const NETWORK: u8 = 8;
+    pub(super) const INTERNAL: u8 = 1;
+}
+
+/// Beyond this many workers the intake is what limits.
+const WORKERS_MAX: usize = 4;
+
+/// An error and the exit code that it makes.
+struct Failure {
+    exit_code: u8,
+    error: anyhow::Error,
+}
+
+/// Gives an error its exit code.
+fn exits<E: Into<anyhow::Error>>(exit_code: u8) -> impl FnOnce(E) -> Failure {
+    move |error| Failure { exit_code, error: error.into() }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DISCUS_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+
+    let mut summary = Summary::new(&options.image, &options.target);
+    let outcome = receive(&options, &mut summary);
+    summary.peak_memory_bytes = peak_memory_bytes();
+    if let Err(Failure { exit_code, error }) = &outcome {
+        summary.exit_code = *exit_code;
+        summary.error = Some(format!("{error:#}"));
+    }
+    summary.ok = outcome.is_ok();
+    if options.json {
+        match serde_json::to_string(&summary) {
+            Ok(json) => println!("{json}"),
+            Err(error) => eprintln!("error: no summary: {error}"),
+        }
+    }
+    if !options.quiet {
+        summary.print(|line| if options.json { eprintln!("{line}") } else { println!("{line}") });
+    }
+    if let Some(error) = &summary.error {
+        eprintln!("error: {error}");
+    }
+    ExitCode::from(summary.exit_code)
+}
+
+fn receive(options: &Options, summary: &mut Summary) -> Result<(), Failure> {
+    let mut display = Display::new(options.quiet);
+    let interface =
+        Interface::find(&options.interface).with_context(|| format!("interface {}", options.interface)).map_err(exits(exit::NETWORK))?;
+    let (enrolled, link) = enrol(&connect_options(options)).map_err(exits(exit::SENDER_UNREACHABLE))?;
+    display.remark(&format!("sender {}, certificate {}", options.server, enrolled.server_fingerprint));
+    let outcome = receive_image(options, summary, &mut display, &interface, enrolled, &link);
+    display.end();
+    link.close();
+    outcome
+}
+
+fn connect_options(options: &Options) -> ConnectOptions {
+    let host_name = || fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unnamed".to_owned(), |name| name.trim().to_owned());
+    ConnectOptions {
+        server: options.server.clone(),
+        // clap has seen to it that no fingerprint means any server.
+        trust: options.server_fingerprint.map_or(Trust::AnyServer, Trust::Pin),
+        name: options.name.clone().unwrap_or_else(host_name),
+        image: options.image.clone(),
+        give_up_after: options.server_timeout,
+    }
+}
+
+/// Everything from the sender's answer to the whole image.
+fn receive_image(
+    options: &Options,
+    summary: &mut Summary,
+    display: &mut Display,
+    interface: &Interface,
+    enrolled: Enrolled,
+    link: &ControlLink,
+) -> Result<(), Failure> {
+    // From here on there are things to leave in order.
+    let signals = Signals::handle().context("handling signals").map_err(exits(exit::INTERNAL))?;
+    let tell_sender = |failure: Failure| {
+        link.send(ToSender::Failed(format!("{:#}", failure.error)));
+        failure
+    };
+    let setup = prepare(options, summary, display, interface, enrolled, &signals).map_err(tell_sender)?;
+    let progress = Arc::clone(&setup.0.progress);
+    let manifest = Arc::clone(&setup.0.manifest);
+    let outcome = run(setup, link, display);
+    summary.transfer = Some(Transfer::new(&progress, manifest.logical_bytes(), manifest.chunks.len()));
+    match outcome {
+        Ok(finished) => {
+            summary.acknowledged = finished.acknowledged;
+            if !finished.acknowledged {
+                // The data is whole and flushed, which is what this program was asked for.
+                eprintln!("warning: the image is whole, but the sender has not confirmed that it knows");
+            }
+            Ok(())
+        }
+        Err(error) => Err(Failure {
+            exit_code: match &error {
+                engine::Error::Target(error) => target_exit_code(error),
+                engine::Error::Intake(_) => exit::NETWORK,
+                engine::Error::SenderLost(_) => exit::SENDER_LOST,
+                engine::Error::Dismissed(_) => exit::DISMISSED,
+                engine::Error::Interrupted => signals.exit_code(),
+                engine::Error::Panicked(_) => exit::INTERNAL,
+            },
+            error: error.into(),
+        }),
+    }
+}
+
+fn target_exit_code(error: &image::Error) -> u8 {
+    match error.class() {
+        ErrorClass::Refused => exit::TARGET_REFUSED,
+        _ => exit::TARGET_IO,
+    }
+}
+
+type Prepared = (Setup, crossbeam_channel::Receiver<String>);
+
+/// The network, then memory, then the target: what destroys data comes last.
+fn prepare(
+    options: &Options,
+    summary: &mut Summary,
+    display: &mut Display,
+    interface: &Interface,
+    enrolled: Enrolled,
+    signals: &Signals,
+) -> Result<Prepared, Failure> {
+    let parameters = enrolled.parameters;
+    let manifest = Manifest::decode(&enrolled.manifest).context("the sender's manifest").map_err(exits(exit::SENDER_UNREACHABLE))?;
+    let groups: Vec<_> = enrolled.streams.iter().map(|stream| stream.group).collect();
+    let Opened { intake, filter, membership } =
+        intake::open(interface, &parameters, &groups, options.intake, options.xdp).map_err(exits(exit::NETWORK))?;
+    summary.filter = Some(filter.describe());
+    summary.intake = Some(intake.describe().to_owned());
+    display.remark(&format!("{}: filter {}; intake {}", interface.name(), filter.describe(), intake.describe()));
+    warn_of_mtu(display, interface, &groups, parameters.payload_bytes());
+
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let workers = options.workers.unwrap_or_else(|| cpus.saturating_sub(2).min(WORKERS_MAX));
+    let plan = MemoryPlan::new(options.memory, intake.memory_bytes(), &parameters, engine::is_compressed(&manifest), workers)
+        .map_err(exits(exit::USAGE))?;
+    let target_options = TargetOptions { force: options.force };
+    let target = Target::open(&options.target, &manifest, &target_options)
+        .map_err(|error| Failure { exit_code: target_exit_code(&error), error: error.into() })?;
+    display.remark(&format!(
+        "{}: {} bytes, {} MiB of data in {} chunks, to {}; memory {} MiB for {} chunks in flight, {workers} workers",
+        manifest.name,
+        manifest.logical_bytes(),
+        engine::total_bytes(&manifest) >> 20,
+        manifest.chunks.len(),
+        options.target.display(),
+        (plan.buffer_bytes() + intake.memory_bytes()) >> 20,
+        plan.assembly_buffers,
+    ));
+
+    let (notices, heard) = unbounded();
+    let setup = Setup {
+        parameters,
+        progress: Arc::new(Progress::new(engine::total_bytes(&manifest))),
+        manifest: Arc::new(manifest),
+        opened: Opened { intake, filter, membership },
+        target,
+        plan,
+        workers,
+        cores: if options.cores.is_empty() { default_cores() } else { options.cores.clone() },
+        report_interval_us: enrolled.report_interval_us,
+        acknowledge_within: options.server_timeout,
+        notices,
+        stop: signals.stop_flag(),
+    };
+    Ok((setup, heard))
+}
+
+/// Runs the engine on a thread of its own and shows how it goes on this one.
+fn run((setup, notices): Prepared, link: &ControlLink, display: &mut Display) -> Result<engine::Finished, engine::Error> {
+    let progress = Arc::clone(&setup.progress);
+    thread::scope(|scope| {
+        let engine = thread::Builder::new()
+            .name("intake".to_owned())
+            .spawn_scoped(scope, move || engine::run(setup, link))
+            .map_err(engine::Error::Intake)?;
+        loop {
+            match notices.recv_timeout(REFRESH) {
+                Ok(notice) => display.remark(&notice),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            display.update(&progress);
+        }
+        engine.join().unwrap_or(Err(engine::Error::Panicked("intake")))
+    })
+}
+
+/// Packets that are longer than the MTU mostly do not arrive, and nobody says so.
+fn warn_of_mtu(display: &mut Display, interface: &Interface, groups: &[std::net::SocketAddr], payload_bytes: usize) {
+    let headers_bytes = if groups.iter().any(std::net::SocketAddr::is_ipv6) { 48 } else { 28 };
+    let packet_bytes = payload_bytes + headers_bytes;
+    if let Ok(mtu_bytes) = interface.mtu_bytes()
+        && mtu_bytes < packet_bytes
+    {
+        display.remark(&format!(
+            "warning: the sender's packets have {packet_bytes} bytes and the MTU of {} is {mtu_bytes}: raise it (ip link set {} mtu {packet_bytes}) or start the sender with a smaller --mtu",
+            interface.name(),
+            interface.name()
+        ));
+    }
+}
+
+/// The last cores, which interrupts and other programs use least. On fewer than four the scheduler knows better.
+fn default_cores() -> Vec<usize> {
+    let mut cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    if cores.len() < 4 {
+        return Vec::new();
+    }
+    cores.reverse();
+    cores
+}

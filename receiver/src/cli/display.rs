@@ -64,11 +64,7 @@ impl Display {
             "waiting for data".to_owned()
         } else {
             let rate = self.rate_bytes_per_second();
-            let eta = if rate > 0.0 {
-                format!("{:.0} s left", total.saturating_sub(written) as f64 / rate)
-            } else {
-                "stalled".to_owned()
-            };
+            let eta = if rate > 0.0 { format!("{:.0} s left", total.saturating_sub(written) as f64 / rate) } else { "stalled".to_owned() };
             format!("{:.2} Gbit/s, {eta}, loss {:.2} %", rate * 8e-9, progress.loss() * 100.0)
         };
         match &self.look {

@@ -27,8 +27,8 @@ pub(crate) struct Options {
     /// The image to receive, as the sender names it.
     pub(crate) image: String,
 
-    /// The sender's control address, as `discus serve` prints it.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// The sender's control address, as `discus serve` prints it; the port may be left out when it is 4700.
+    #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) server: ServerAddress,
 
     /// The fingerprint of the sender's certificate, as `discus serve` prints it. Anybody else is refused.

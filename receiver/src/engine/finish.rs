@@ -130,7 +130,12 @@ fn check_plain(descriptor: &ChunkDescriptor, stored: &[u8]) -> image::Result<()>
 }
 
 /// Fills the cells of missing source symbols.
-fn restore_sources(decoder: &mut Decoder, symbol_bytes: usize, completed: &Completed, buffer: &mut [u8]) -> Result<(), wire::erasure::Error> {
+fn restore_sources(
+    decoder: &mut Decoder,
+    symbol_bytes: usize,
+    completed: &Completed,
+    buffer: &mut [u8],
+) -> Result<(), wire::erasure::Error> {
     let source_bytes = usize::from(completed.source_symbols) * symbol_bytes;
     let (source, repair) = buffer.split_at_mut(source_bytes);
     let repairs = completed.repairs.iter().map(|&(symbol, cell)| {
@@ -158,11 +163,13 @@ pub(super) fn write_all(
 ) -> image::Result<Option<Vec<String>>> {
     let outcome = match feed {
         Feed::Assembled(chunks, mut checker) => drain(&mut writer, &chunks, progress, manifest, |writer, chunk, done| {
-            let raw = checker.check(chunk, |pool| loop {
-                match pool.take() {
-                    Some(buffer) => return Ok(buffer),
-                    // All are on their way to the disk.
-                    None => writer.wait(done)?,
+            let raw = checker.check(chunk, |pool| {
+                loop {
+                    match pool.take() {
+                        Some(buffer) => return Ok(buffer),
+                        // All are on their way to the disk.
+                        None => writer.wait(done)?,
+                    }
                 }
             })?;
             raw.map_or(Ok(()), |Raw { chunk, buffer }| writer.write_chunk(chunk, buffer, 0))

@@ -37,6 +37,13 @@ pub struct TooLittle {
     needed_bytes: usize,
 }
 
+impl TooLittle {
+    /// The least budget that would do.
+    pub fn needed_bytes(&self) -> usize {
+        self.needed_bytes
+    }
+}
+
 impl MemoryPlan {
     /// Shares `budget_bytes` out, of which the intake's rings have taken `intake_bytes`. `compressed`: some chunk has to be
     /// decompressed.
@@ -83,7 +90,10 @@ mod tests {
     fn the_default_budget_holds_some_five_hundred_chunks() {
         let plan = MemoryPlan::new(192 * MIB, 16 * MIB, &PARAMETERS, true, 0).unwrap();
         // (187 + 48) x 1408 bytes are 81 pages.
-        assert_eq!(plan, MemoryPlan { assembly_buffers: 530, assembly_buffer_bytes: 81 * 4096, raw_buffers: 32, raw_buffer_bytes: 256 * 1024 });
+        assert_eq!(
+            plan,
+            MemoryPlan { assembly_buffers: 530, assembly_buffer_bytes: 81 * 4096, raw_buffers: 32, raw_buffer_bytes: 256 * 1024 }
+        );
     }
 
     #[test]

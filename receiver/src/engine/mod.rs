@@ -12,6 +12,7 @@
 
 mod collect;
 mod finish;
+mod link;
 mod memory;
 mod progress;
 
@@ -29,10 +30,11 @@ use wire::session::SessionParameters;
 use wire::{ChunkId, Micros};
 
 use crate::assemble::{AssembleConfig, Assembler};
-use crate::control::{ControlLink, FromSender, ToSender};
+use crate::control::{FromSender, ToSender};
 use crate::intake::{Intake, Opened, PacketFilter};
 use collect::Collector;
 use finish::{Assembled, Checker, Feed, Verdict, write_all};
+pub use link::Link;
 pub use memory::{ASSEMBLY_BUFFERS_MIN, MemoryPlan, TooLittle};
 pub use progress::Progress;
 
@@ -117,7 +119,7 @@ pub fn is_compressed(manifest: &Manifest) -> bool {
 ///
 /// # Errors
 /// [`Error`]; the sender has been told why as far as it can be reached, and the target does not look whole.
-pub fn run(setup: Setup, link: &ControlLink) -> Result<Finished, Error> {
+pub fn run(setup: Setup, link: &dyn Link) -> Result<Finished, Error> {
     let progress = Arc::clone(&setup.progress);
     let notices = setup.notices.clone();
     let acknowledge_within = setup.acknowledge_within;
@@ -137,7 +139,7 @@ pub fn run(setup: Setup, link: &ControlLink) -> Result<Finished, Error> {
 }
 
 /// Receives and writes all chunks and finishes the target.
-fn receive(setup: Setup, link: &ControlLink) -> Result<(), Error> {
+fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
     let Setup { parameters, manifest, opened, target, plan, workers, cores, report_interval_us, progress, notices, stop, .. } = setup;
     let pool = BufferPool::new(plan.assembly_buffers, plan.assembly_buffer_bytes)?;
     let raw_pool = BufferPool::new(plan.raw_buffers, plan.raw_buffer_bytes)?;
@@ -197,18 +199,13 @@ fn receive(setup: Setup, link: &ControlLink) -> Result<(), Error> {
             entries: plan.assembly_buffers,
         });
         assembler.set_report_interval(report_interval_us.into());
-        let collector = Collector::new(
-            assembler,
-            plan.assembly_buffers,
-            pool.clone(),
-            opened.filter.want_set(),
-            parameters.symbol_bytes,
-            assembled_in,
-        );
+        let collector =
+            Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), parameters.symbol_bytes, assembled_in);
         collector.want(chunk_ids(), parameters.chunk_count);
 
         let Opened { intake, filter, membership } = opened;
-        let mut round = Round { collector, intake, filter, verdicts, link, progress: &progress, notices: &notices, started: Instant::now() };
+        let mut round =
+            Round { collector, intake, filter, verdicts, link, progress: &progress, notices: &notices, started: Instant::now() };
         let end = round.run(&stop);
         round.publish();
         // Sockets, then filter, then groups; and with the collector the channel to the finisher, which ends.
@@ -248,7 +245,7 @@ struct Round<'a> {
     intake: Box<dyn Intake>,
     filter: PacketFilter,
     verdicts: Receiver<Verdict>,
-    link: &'a ControlLink,
+    link: &'a dyn Link,
     progress: &'a Progress,
     notices: &'a Sender<String>,
     started: Instant,
@@ -294,7 +291,12 @@ impl Round<'_> {
     }
 
     fn hear_sender(&mut self) -> Result<(), End> {
-        while let Ok(event) = self.link.events().try_recv() {
+        loop {
+            let event = match self.link.events().try_recv() {
+                Ok(event) => event,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(End::Error(Error::SenderLost("the control thread has ended".to_owned()))),
+            };
             match event {
                 FromSender::NeedReady => {
                     self.collector.assembler.reconnected();
@@ -312,7 +314,6 @@ impl Round<'_> {
                 FromSender::Acknowledged => {}
             }
         }
-        Ok(())
     }
 
     fn report(&mut self, now: Micros) {
@@ -381,7 +382,7 @@ impl Round<'_> {
 /// Waits for the writer, and answers the sender meanwhile: flushing a disk can take longer than a connection lives.
 fn await_writer(
     result: &Receiver<image::Result<Option<Vec<String>>>>,
-    link: &ControlLink,
+    link: &dyn Link,
     notices: &Sender<String>,
 ) -> Result<Option<Vec<String>>, Error> {
     let mut events = link.events().clone();
@@ -405,7 +406,7 @@ fn await_writer(
 }
 
 /// Tells the sender that the image is whole. Answers whether it has confirmed that.
-fn announce(link: &ControlLink, complete: impl Fn() -> ToSender, within: Duration, notices: &Sender<String>) -> bool {
+fn announce(link: &dyn Link, complete: impl Fn() -> ToSender, within: Duration, notices: &Sender<String>) -> bool {
     let deadline = Instant::now() + within;
     link.send(complete());
     loop {

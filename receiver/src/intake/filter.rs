@@ -162,8 +162,8 @@ fn filter_config(parameters: &SessionParameters, groups: &[SocketAddr], on_wante
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
     use wire::packet::{Header, Kind};
+    use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
 
     const PARAMETERS: SessionParameters =
         SessionParameters { session: SessionId(7), symbol_bytes: 64, chunk_count: 10, chunk_bytes_max: 4096 };
