@@ -6,12 +6,13 @@
 //!                        └─────────────────────── a job is done ──────────────────────────┘
 //! ```
 //!
-//! Channels are bounded by the number of jobs under way, so no send blocks, and memory is the chunk
+//! Channels are bounded by the number of jobs under way ([`dispatch::JOBS_AHEAD`] a stream), so no send blocks, and memory is the chunk
 //! cache, taken at start, plus the UMEM of each stream.
 
 mod cache;
 mod cores;
 mod disk;
+mod dispatch;
 mod job;
 mod pace;
 mod quorum;
@@ -19,17 +20,32 @@ mod reader;
 mod transmitter;
 
 pub use cores::Cores;
+pub use dispatch::{Ended, Progress};
 pub use quorum::Tally;
 
-use crate::transmit;
+use crate::control::ControlEvent;
+use crate::schedule::{ScheduleConfig, Scheduler};
+use crate::transmit::{self, LINK_OVERHEAD_BYTES, Mode, Transmit};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use dispatch::{Dispatcher, JOBS_AHEAD, Notice, StreamSlot};
+use image::Pack;
+use image::restore::BufferPool;
+use quorum::Quorum;
+use reader::{Reader, chunk_buffer_bytes};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use wire::ChunkId;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use transmitter::{StreamState, Transmitter};
+use wire::session::SessionParameters;
+use wire::{ChunkId, StreamId};
 
 /// Chunks in memory unless the operator says otherwise: at 10 Gbit/s the last 100 ms, several times what a repair takes to be asked for.
 pub const CACHE_BYTES_DEFAULT: usize = 128 * 1024 * 1024;
 /// Chunks of one group at most: what the scheduler interleaves.
-#[allow(dead_code)]
 const GROUP_CHUNKS_MAX: usize = 16;
 
 /// Why a run cannot start or go on.
@@ -86,4 +102,198 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+/// An open stream.
+pub struct Stream {
+    /// Its id in packets.
+    pub id: StreamId,
+    /// Group and port.
+    pub group: SocketAddr,
+    /// The way to the network.
+    pub transmit: Box<dyn Transmit>,
+}
+
+/// What a run is made of.
+pub struct EngineConfig {
+    /// The pack.
+    pub pack: Arc<Pack>,
+    /// The session's parameters, which agree with the pack.
+    pub parameters: SessionParameters,
+    /// The streams.
+    pub streams: Vec<Stream>,
+    /// Never faster than this, all streams together.
+    pub rate_cap_bits_per_second: u64,
+    /// Never slower than this.
+    pub rate_floor_bits_per_second: u64,
+    /// Memory for chunks.
+    pub cache_bytes: usize,
+    /// Which threads run where.
+    pub cores: Cores,
+    /// Begin when so many receivers are listed, and end with them.
+    pub once: Option<usize>,
+}
+
+/// What left for the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Packets, syncs included.
+    pub packets: u64,
+    /// Bytes of their Ethernet frames, without preamble, frame check sequence and gap.
+    pub frame_bytes: u64,
+}
+
+/// A running engine. Dropping it stops it.
+pub struct Engine {
+    states: Vec<Arc<StreamState>>,
+    modes: Vec<Mode>,
+    progress: Arc<Mutex<Progress>>,
+    notices: Sender<Notice>,
+    ended: Receiver<Ended>,
+    stop: Arc<AtomicBool>,
+    reader_description: String,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Takes memory and starts the threads.
+    ///
+    /// # Errors
+    /// [`Error`] when something that a run needs is not to be had.
+    pub fn start(config: EngineConfig, events: Receiver<ControlEvent>) -> Result<Engine, Error> {
+        let EngineConfig { pack, parameters, streams, cores, .. } = config;
+        let jobs_max = streams.len() * JOBS_AHEAD;
+        let buffer_bytes = chunk_buffer_bytes(&parameters);
+        // What is under way must fit, or the reader would wait for buffers that only later reads can free.
+        let buffers_min = (jobs_max + 1) * GROUP_CHUNKS_MAX;
+        let buffers = (config.cache_bytes / buffer_bytes).min(pack.chunks().len().max(1)).max(buffers_min);
+        let pool = BufferPool::new(buffers, buffer_bytes).map_err(Error::Memory)?;
+
+        let (notices, notices_out) = unbounded();
+        let (requests, requests_out) = bounded(jobs_max);
+        let (ended_in, ended) = bounded(1);
+        let stop = Arc::new(AtomicBool::new(false));
+        let progress = Arc::new(Mutex::new(Progress::default()));
+        let mut engine = Engine {
+            states: streams.iter().map(|_| Arc::default()).collect(),
+            modes: streams.iter().map(|stream| stream.transmit.mode()).collect(),
+            progress: Arc::clone(&progress),
+            notices: notices.clone(),
+            ended,
+            stop: Arc::clone(&stop),
+            reader_description: String::new(),
+            threads: Vec::new(),
+        };
+        let scheduler = Scheduler::new(ScheduleConfig {
+            parameters,
+            source_symbols: pack.chunks().iter().map(|chunk| parameters.source_symbols(chunk.stored_bytes)).collect(),
+            streams: streams.iter().map(|stream| stream.id).collect(),
+            rate_cap_bits_per_second: config.rate_cap_bits_per_second,
+            rate_floor_bits_per_second: config.rate_floor_bits_per_second,
+            frame_overhead_bytes: streams.iter().map(|stream| (transmit::frame_bytes(stream.group.ip(), 0) + LINK_OVERHEAD_BYTES) as u32).max().unwrap_or(0),
+        });
+        let mut dispatcher = Dispatcher {
+            scheduler,
+            quorum: Quorum::new(config.once),
+            streams: Vec::new(),
+            events,
+            notices: notices_out,
+            requests,
+            progress,
+            started: Instant::now(),
+            first_group: None,
+        };
+        let mut job_senders = Vec::new();
+        for (position, (stream, state)) in streams.into_iter().zip(engine.states.clone()).enumerate() {
+            let (jobs, jobs_out) = bounded(JOBS_AHEAD);
+            job_senders.push((stream.id, jobs));
+            dispatcher.streams.push(StreamSlot { id: stream.id, state: Arc::clone(&state), jobs_under_way: 0 });
+            let mut transmitter = Transmitter {
+                transmit: stream.transmit,
+                parameters,
+                group: stream.group.ip(),
+                state,
+                stop: Arc::clone(&stop),
+                spin_below: cores.spin_below(),
+            };
+            let (notices, core) = (notices.clone(), cores.transmitter(position));
+            engine.spawn("transmit", move || {
+                cores::pin(core);
+                let done = || notices.send(Notice::Done(position)).is_ok();
+                if let Err(error) = transmitter.run(&jobs_out, done) {
+                    let _ = notices.send(Notice::Failed(error));
+                }
+            })?;
+        }
+        let mut reader = Reader::open(pack, parameters, pool, job_senders)?;
+        engine.reader_description = reader.description();
+        let reader_core = cores.reader();
+        engine.spawn("read", move || {
+            cores::pin(reader_core);
+            if let Err(error) = reader.run(&requests_out) {
+                let _ = notices.send(Notice::Failed(error));
+            }
+        })?;
+        engine.spawn("dispatch", move || {
+            let outcome = dispatcher.run();
+            stop.store(true, Ordering::Relaxed);
+            let _ = ended_in.send(outcome);
+        })?;
+        Ok(engine)
+    }
+
+    fn spawn(&mut self, name: &'static str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let spawned = std::thread::Builder::new().name(format!("discus-{name}")).spawn(body);
+        self.threads.push(spawned.map_err(|source| Error::Thread { name, source })?);
+        Ok(())
+    }
+
+    /// One line on how the pack is read.
+    pub fn reader_description(&self) -> &str {
+        &self.reader_description
+    }
+
+    /// The mode of each stream, as it was at start.
+    pub fn modes(&self) -> &[Mode] {
+        &self.modes
+    }
+
+    /// Figures so far.
+    pub fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What has left so far, all streams together.
+    pub fn sent(&self) -> Sent {
+        self.states.iter().fold(Sent::default(), |sum, state| Sent {
+            packets: sum.packets + state.packets.load(Ordering::Relaxed),
+            frame_bytes: sum.frame_bytes + state.frame_bytes.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Whether some stream's link takes no packets at present.
+    pub fn is_stalled(&self) -> bool {
+        self.states.iter().any(|state| state.stalled.load(Ordering::Relaxed))
+    }
+
+    /// The end of the run, when it comes within `limit`; it is told once.
+    pub fn wait(&self, limit: Duration) -> Option<Ended> {
+        self.ended.recv_timeout(limit).ok()
+    }
+
+    /// Asks the engine to end; [`Engine::wait`] tells when it has.
+    pub fn stop(&self) {
+        let _ = self.notices.send(Notice::Stop);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has printed why.
+            let _ = thread.join();
+        }
+    }
 }

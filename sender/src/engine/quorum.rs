@@ -56,9 +56,12 @@ impl Quorum {
         self.begun |= self.once.is_some_and(|count| self.arrived() >= count);
     }
 
-    /// A receiver is off the list.
+    /// A receiver is off the list. One that never was on it is of no account.
     pub(super) fn left(&mut self, receiver: ReceiverId, departure: Departure, now: Duration) {
-        if let Some(standing) = self.receivers.get_mut(&receiver) {
+        if !self.begun && departure != Departure::Completed {
+            // It had nothing yet. What the operator mends before the start is no failure of the run.
+            self.receivers.remove(&receiver);
+        } else if let Some(standing) = self.receivers.get_mut(&receiver) {
             *standing = Standing::Left(departure, now);
         }
     }
@@ -140,6 +143,7 @@ mod tests {
         quorum.left(ReceiverId(1), Departure::Completed, NOW);
         quorum.joined(ReceiverId(2));
         assert!(quorum.has_begun());
+        assert_eq!(quorum.tally(), Tally { listed: 1, completed: 1, ..Tally::default() });
     }
 
     #[test]

@@ -1,0 +1,351 @@
+//! `discus serve`: multicasts a pack to receivers.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use crossbeam_channel::{Receiver, bounded};
+use image::Pack;
+use sender::control::{
+    ControlConfig, ControlError, ControlEvent, ControlServer, ImageInfo, Limits, ServerIdentity, SessionInfo, StreamInfo, Traffic,
+    default_state_dir,
+};
+use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
+use sender::interface::{Interface, InterfaceError};
+use sender::transmit::{self, Choice, StreamConfig};
+use wire::packet::HEADER_BYTES;
+use wire::report::ChunkRange;
+use wire::session::{SessionParameters, symbol_bytes_for_mtu};
+use wire::{ChunkId, Fingerprint, SessionId, StreamId};
+
+use super::rate::{Rate, display_rate};
+use super::serve_report::{Display, Outcome, Report};
+use super::signals::{self, Signal};
+
+/// Events between the control server and the dispatcher: a report of every one of 4096 receivers and some.
+const EVENTS_MAX: usize = 8192;
+/// Least time between two reports of a receiver.
+const REPORT_INTERVAL_US: u32 = 10_000;
+/// With many receivers each reports less often, so that all together send at most 5,000 reports a second.
+const REPORT_INTERVAL_PER_RECEIVER_US: u32 = 200;
+/// How often figures are passed on and signals looked for.
+const TICK: Duration = Duration::from_millis(100);
+/// The rate never adapts below this, or a hundredth of the cap.
+const RATE_FLOOR_BITS_PER_SECOND: u64 = 10_000_000;
+
+const HELP: &str = "\
+The rate counts whole Ethernet frames with preamble and gap: `--rate 10G` fills a 10 Gbit/s link and no more.
+
+Exit codes:
+  0    every receiver that was listed is complete (with --once)
+  1    another failure
+  2    wrong usage
+  3    the pack cannot be used
+  4    the pack is damaged
+  6    the system failed a read or another call
+  7    the network cannot be used: no such interface, no address on it, port in use
+  8    with --once: a receiver failed or was lost, the others are complete
+  130  stopped by SIGINT (Ctrl-C); receivers are told
+  143  stopped by SIGTERM; receivers are told";
+
+/// Exit code when the network cannot be used.
+const EXIT_NETWORK: u8 = 7;
+/// Exit code when not every receiver completed.
+const EXIT_INCOMPLETE: u8 = 8;
+
+/// Multicast a pack to the receivers that ask for its images, until stopped or until all have theirs.
+#[derive(Args)]
+#[command(after_help = HELP)]
+pub(crate) struct ServeArgs {
+    /// The pack.
+    #[arg(long)]
+    pack: PathBuf,
+    /// Interface to multicast from.
+    #[arg(short, long, value_name = "IF")]
+    interface: String,
+    /// Never send faster: bits a second such as 5G, 2.5G, 900M. Below it the rate follows what receivers can take.
+    #[arg(long, default_value = "1G")]
+    rate: Rate,
+    /// Where receivers connect: address and TCP port. [default: [::]:4700, or 0.0.0.0:4700 without IPv6]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+    /// Multicast group and UDP port, IPv4 or IPv6.
+    #[arg(long, value_name = "GROUP:PORT", default_value = "239.192.68.1:4700")]
+    group: SocketAddr,
+    /// Hops that packets may take: 1 keeps them on the link.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    ttl: u8,
+    /// How to transmit; what does not work here falls back to the next, and the line at start says why.
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    transmit: Choice,
+    /// Largest IP packet. [default: the interface's MTU]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<usize>,
+    /// Where the server's certificate and key are kept. [default: /var/lib/discus for root, else under $XDG_STATE_HOME]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Begin when N receivers are listed, and end when all that are listed are complete or have given up.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    once: Option<u32>,
+    /// Cores for the transmitter and the reader, such as 2,3. [default: with four cores or more, the last for the transmitter]
+    #[arg(long, value_delimiter = ',', value_name = "CORES")]
+    cores: Option<Vec<usize>>,
+    /// Memory for chunks, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = CACHE_BYTES_DEFAULT / (1024 * 1024))]
+    memory: usize,
+    /// Print the final summary as one JSON object on standard output, and everything else on standard error.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A failure of the network's set-up, for its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NetworkUnusable(String);
+
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    // Warnings from the threads go between the lines of this program.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let json = args.json;
+    let outcome = serve(&args);
+    if let (Err(error), true) = (&outcome, json) {
+        println!("{}", serde_json::json!({ "outcome": "failed", "error": format!("{error:#}") }));
+    }
+    match outcome {
+        Err(error) if is_network(&error) => {
+            eprintln!("discus: {error:#}");
+            Ok(ExitCode::from(EXIT_NETWORK))
+        }
+        other => other,
+    }
+}
+
+fn is_network(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<NetworkUnusable>()
+            || cause.is::<InterfaceError>()
+            || cause.is::<transmit::Error>()
+            || matches!(cause.downcast_ref(), Some(ControlError::Listen { .. }))
+    })
+}
+
+fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut display = Display::new(args.json);
+    let signals = signals::catch()?;
+
+    let pack = Arc::new(Pack::open(&args.pack)?);
+    let names = pack.images().iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", ");
+    let stored_bytes: u64 = pack.chunks().iter().map(|chunk| u64::from(chunk.stored_bytes)).sum();
+    let stored = indicatif::BinaryBytes(stored_bytes);
+    display.line(&format!("pack      {}: {} images ({names}), {} chunks, {stored}", args.pack.display(), pack.images().len(), pack.chunks().len()));
+
+    let interface = Interface::find(&args.interface)?;
+    let mtu_bytes = mtu(args.mtu, &interface)?;
+    let chunk_bytes_max = pack.chunk_pages() * image::PAGE_BYTES as u32;
+    let symbol_bytes = symbol_bytes_for_mtu(mtu_bytes, chunk_bytes_max).map_err(|error| NetworkUnusable(error.to_string()))?;
+
+    let identity = ServerIdentity::load_or_create(&state_dir(args.state_dir.as_deref())?)?;
+    let fingerprint = identity.fingerprint();
+    let chunk_count = u32::try_from(pack.chunks().len()).context("the pack has too many chunks")?;
+    let session = session_id(&pack.root(), &fingerprint, symbol_bytes);
+    let parameters = SessionParameters { session, symbol_bytes, chunk_count, chunk_bytes_max };
+    let source = SocketAddr::new(interface.source_for(args.group.ip())?, args.group.port());
+    display.line(&format!("session   {:08x}, symbols of {symbol_bytes} bytes at MTU {mtu_bytes}", session.0));
+
+    let opened = transmit::open(&StreamConfig {
+        interface,
+        queue: 0,
+        source,
+        group: args.group,
+        hops: args.ttl,
+        payload_bytes: HEADER_BYTES + usize::from(symbol_bytes),
+        choice: args.transmit,
+    })?;
+    display.line(&format!("transmit  {}", opened.description));
+    let rate = display_rate(args.rate.bits_per_second as f64);
+    display.line(&format!("stream    {source} to {}, TTL {}, at most {rate}", args.group, args.ttl));
+
+    let traffic = Arc::new(Traffic::default());
+    let (events, events_out) = bounded::<ControlEvent>(EVENTS_MAX);
+    let info = SessionInfo {
+        parameters,
+        pack_root: pack.root(),
+        images: images(&pack)?,
+        streams: vec![StreamInfo { id: StreamId(0), group: args.group, source: source.ip() }],
+        report_interval_us: REPORT_INTERVAL_US,
+    };
+    let control = listen(args.listen, &identity, info, &traffic, events)?;
+    let cores = Cores::new(args.cores.clone());
+    let threads = cores.description(1);
+    let engine = Engine::start(
+        EngineConfig {
+            pack: Arc::clone(&pack),
+            parameters,
+            streams: vec![Stream { id: StreamId(0), group: args.group, transmit: opened.transmit }],
+            rate_cap_bits_per_second: args.rate.bits_per_second,
+            rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate.bits_per_second / 100),
+            cache_bytes: args.memory.saturating_mul(1024 * 1024),
+            cores,
+            once: args.once.map(|count| count as usize),
+        },
+        events_out,
+    )?;
+    display.line(&format!("read      {}; {threads}", engine.reader_description()));
+    display.line(&format!("listen    {} (TLS), certificate {fingerprint}", control.local_addr()));
+    let host = if control.local_addr().ip().is_unspecified() { source.ip() } else { control.local_addr().ip() };
+    let server = SocketAddr::new(host, control.local_addr().port());
+    display.line(&format!(
+        "receive   discus-receive IMAGE --server {server} --interface IF --target DEVICE --server-fingerprint {fingerprint}"
+    ));
+    if let Some(count) = args.once {
+        display.line(&format!("waiting   for {count} receiver{}", if count == 1 { "" } else { "s" }));
+    }
+
+    let outcome = supervise(&engine, &control, &traffic, &signals, &mut display);
+    // First the goodbyes (and the acknowledgement of the last completion), then the packets.
+    let roster = control.roster();
+    if let Outcome::Stopped(_) = outcome {
+        display.line("stopping; receivers are told");
+    }
+    control.stop();
+    let report = Report {
+        pack: &args.pack,
+        stored_bytes,
+        parameters,
+        mtu_bytes,
+        transmit: engine.modes().first().map_or("none", |mode| mode.name()),
+        rate_bits_per_second: args.rate.bits_per_second,
+        progress: engine.progress(),
+        sent: engine.sent(),
+        receivers: roster.receivers,
+        outcome: &outcome,
+    };
+    drop(engine);
+    display.end(&report)?;
+    match outcome {
+        Outcome::Served(tally) if tally.failed + tally.lost == 0 => Ok(ExitCode::SUCCESS),
+        Outcome::Served(_) => Ok(ExitCode::from(EXIT_INCOMPLETE)),
+        Outcome::Stopped(signal) => Ok(ExitCode::from(signal.exit_code())),
+        Outcome::Failed(error) => {
+            eprintln!("discus: {error:#}");
+            let network = is_network(&error);
+            Ok(ExitCode::from(if network { EXIT_NETWORK } else { super::exit::code_of(&error) }))
+        }
+    }
+}
+
+/// Passes figures on until the run ends.
+fn supervise(
+    engine: &Engine,
+    control: &ControlServer,
+    traffic: &Traffic,
+    signals: &Receiver<Signal>,
+    display: &mut Display,
+) -> Outcome {
+    let mut interval_us = REPORT_INTERVAL_US;
+    let began = Instant::now();
+    loop {
+        let ended = engine.wait(TICK);
+        let (progress, sent) = (engine.progress(), engine.sent());
+        traffic.symbols_sent.store(progress.totals.symbols_sent, Ordering::Relaxed);
+        traffic.symbols_needed.store(progress.totals.symbols_needed, Ordering::Relaxed);
+        traffic.syncs_sent.store(progress.totals.syncs_sent, Ordering::Relaxed);
+        traffic.wire_bytes_sent.store(sent.frame_bytes, Ordering::Relaxed);
+        traffic.rate_bits_per_second.store(progress.rate_bits_per_second, Ordering::Relaxed);
+        let listed = u32::try_from(progress.tally.listed).unwrap_or(u32::MAX);
+        let wanted_us = REPORT_INTERVAL_US.max(listed.saturating_mul(REPORT_INTERVAL_PER_RECEIVER_US));
+        if wanted_us != interval_us {
+            interval_us = wanted_us;
+            control.set_report_interval_us(interval_us);
+        }
+        display.progress(began.elapsed(), &progress, sent, engine.is_stalled());
+        match ended {
+            Some(Ended::Served(tally)) => return Outcome::Served(tally),
+            Some(Ended::Failed(error)) => return Outcome::Failed(error.into()),
+            Some(Ended::Stopped) => return Outcome::Failed(anyhow::anyhow!("the sending threads ended by themselves")),
+            None => {}
+        }
+        if let Ok(signal) = signals.try_recv() {
+            return Outcome::Stopped(signal);
+        }
+    }
+}
+
+fn mtu(asked: Option<usize>, interface: &Interface) -> anyhow::Result<usize> {
+    match asked {
+        Some(asked) if asked > interface.mtu_bytes => bail!(NetworkUnusable(format!(
+            "--mtu {asked} is more than {} allows, {}; raise it with `ip link set {} mtu {asked}`",
+            interface.name, interface.mtu_bytes, interface.name
+        ))),
+        Some(asked) => Ok(asked),
+        None => Ok(interface.mtu_bytes),
+    }
+}
+
+fn state_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let default = || default_state_dir().context("there is no home directory to keep the server's key in; give --state-dir");
+    asked.map_or_else(default, |asked| Ok(asked.to_owned()))
+}
+
+fn listen(
+    asked: Option<SocketAddr>,
+    identity: &ServerIdentity,
+    info: SessionInfo,
+    traffic: &Arc<Traffic>,
+    events: crossbeam_channel::Sender<ControlEvent>,
+) -> anyhow::Result<ControlServer> {
+    let start = |listen| {
+        let config = ControlConfig { listen, limits: Limits::default() };
+        ControlServer::start(config, identity, info.clone(), Arc::clone(traffic), events.clone())
+    };
+    let default_port = 4700;
+    let everywhere: IpAddr = Ipv6Addr::UNSPECIFIED.into();
+    match start(asked.unwrap_or(SocketAddr::new(everywhere, default_port))) {
+        // A machine without IPv6.
+        Err(ControlError::Listen { source, .. })
+            if asked.is_none()
+                && (source.raw_os_error() == Some(libc::EAFNOSUPPORT) || source.kind() == std::io::ErrorKind::AddrNotAvailable) =>
+        {
+            Ok(start(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), default_port))?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// What receivers are told of the images.
+fn images(pack: &Pack) -> anyhow::Result<Vec<ImageInfo>> {
+    let image = |(index, image): (usize, &image::pack::ImageInfo)| {
+        let segments = pack.segments().iter().filter(|segment| segment.images.contains(index) && segment.chunks > 0);
+        let chunks = segments.map(|segment| ChunkRange { first: ChunkId(segment.first_chunk.0), count: segment.chunks }).collect();
+        Ok(ImageInfo { name: image.name.clone(), manifest: pack.manifest_section(index)?, chunks })
+    };
+    pack.images().iter().enumerate().map(image).collect()
+}
+
+/// The same for the same pack, certificate and symbol size, so that a sender that was restarted goes on with its session and receivers
+/// keep what they have.
+fn session_id(root: &[u8; 32], fingerprint: &Fingerprint, symbol_bytes: u16) -> SessionId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(root).update(&fingerprint.0).update(&symbol_bytes.to_be_bytes());
+    let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+    SessionId(u32::from_be_bytes([a, b, c, d]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_session_depends_on_pack_certificate_and_symbol_size_alone() {
+        let id = |root: u8, certificate: u8, symbol_bytes| session_id(&[root; 32], &Fingerprint([certificate; 32]), symbol_bytes);
+        assert_eq!(id(1, 2, 1408), id(1, 2, 1408));
+        let others = [id(2, 2, 1408), id(1, 3, 1408), id(1, 2, 8768)];
+        assert!(others.iter().all(|other| *other != id(1, 2, 1408)));
+    }
+}

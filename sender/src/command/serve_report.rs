@@ -1,0 +1,267 @@
+//! What `discus serve` shows: lines at start, progress, and the summary at the end, as a table or as JSON.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
+use sender::control::{ReceiverState, ReceiverStatus};
+use sender::engine::{Progress, Sent, Tally};
+use serde_json::json;
+use wire::session::SessionParameters;
+
+use super::rate::display_rate;
+use super::signals::Signal;
+
+/// Between two progress lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How a run ended.
+pub(super) enum Outcome {
+    /// `--once`: nobody is left to wait for.
+    Served(Tally),
+    /// The operator stopped it.
+    Stopped(Signal),
+    /// It broke.
+    Failed(anyhow::Error),
+}
+
+impl Outcome {
+    fn name(&self) -> &'static str {
+        match self {
+            Outcome::Served(tally) if tally.failed + tally.lost == 0 => "complete",
+            Outcome::Served(_) => "incomplete",
+            Outcome::Stopped(_) => "stopped",
+            Outcome::Failed(_) => "failed",
+        }
+    }
+}
+
+/// All that the summary says.
+pub(super) struct Report<'a> {
+    pub(super) pack: &'a Path,
+    pub(super) stored_bytes: u64,
+    pub(super) parameters: SessionParameters,
+    pub(super) mtu_bytes: usize,
+    pub(super) transmit: &'static str,
+    pub(super) rate_bits_per_second: u64,
+    pub(super) progress: Progress,
+    pub(super) sent: Sent,
+    pub(super) receivers: Vec<ReceiverStatus>,
+    pub(super) outcome: &'a Outcome,
+}
+
+impl Report<'_> {
+    /// Symbols sent beyond those needed, as a share of those needed.
+    fn overhead(&self) -> f64 {
+        let totals = &self.progress.totals;
+        overhead(totals.symbols_sent, totals.symbols_needed)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let totals = &self.progress.totals;
+        let tally = &self.progress.tally;
+        let error = match self.outcome {
+            Outcome::Failed(error) => Some(format!("{error:#}")),
+            _ => None,
+        };
+        json!({
+            "outcome": self.outcome.name(),
+            "error": error,
+            "pack": self.pack.display().to_string(),
+            "pack_stored_bytes": self.stored_bytes,
+            "session": format!("{:08x}", self.parameters.session.0),
+            "symbol_bytes": self.parameters.symbol_bytes,
+            "mtu_bytes": self.mtu_bytes,
+            "transmit": self.transmit,
+            "rate_cap_bits_per_second": self.rate_bits_per_second,
+            "seconds": self.progress.sending.as_secs_f64(),
+            "receivers_completed": tally.completed,
+            "receivers_failed": tally.failed,
+            "receivers_lost": tally.lost,
+            "receivers_listed": tally.listed,
+            "receivers": self.receivers,
+            "symbols_needed": totals.symbols_needed,
+            "symbols_sent": totals.symbols_sent,
+            "symbol_overhead": self.overhead(),
+            "repair_symbols_sent": totals.repair_symbols_sent,
+            "syncs_sent": totals.syncs_sent,
+            "groups_sent": totals.groups_sent,
+            // Of symbols alone, to compare with `pack_stored_bytes`; whole frames are in `wire_bytes`.
+            "symbol_bytes_sent": totals.symbols_sent * u64::from(self.parameters.symbol_bytes),
+            "packets_sent": self.sent.packets,
+            "wire_bytes": self.sent.frame_bytes,
+        })
+    }
+
+    fn table(&self) -> String {
+        let mut rows = vec![["receiver", "image", "state", "chunks", "seconds", "loss"].map(str::to_owned)];
+        for receiver in &self.receivers {
+            let state = match (receiver.state, &receiver.reason) {
+                (state, Some(reason)) => format!("{}: {reason}", state_name(state)),
+                (state, None) => state_name(state).to_owned(),
+            };
+            let done = receiver.chunks_wanted.saturating_sub(receiver.chunks_remaining);
+            rows.push([
+                receiver.name.clone(),
+                receiver.image.clone(),
+                state,
+                format!("{done}/{}", receiver.chunks_wanted),
+                receiver.duration_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:.1}", ms as f64 / 1000.0)),
+                format!("{:.2} %", receiver.loss * 100.0),
+            ]);
+        }
+        let totals = &self.progress.totals;
+        let seconds = self.progress.sending.as_secs_f64();
+        let rate = if seconds > 0.0 { self.sent.frame_bytes as f64 * 8.0 / seconds } else { 0.0 };
+        format!(
+            "{}sent {} symbols for {} needed ({:+.2} %), of them {} repair symbols, and {} syncs\n\
+             {} on the wire in {seconds:.1} s, {}",
+            table(&rows),
+            totals.symbols_sent,
+            totals.symbols_needed,
+            self.overhead() * 100.0,
+            totals.repair_symbols_sent,
+            totals.syncs_sent,
+            BinaryBytes(self.sent.frame_bytes),
+            display_rate(rate),
+        )
+    }
+}
+
+/// Where lines go.
+pub(super) struct Display {
+    json: bool,
+    bar: Option<ProgressBar>,
+    shown: Option<Shown>,
+}
+
+/// The progress that was last shown.
+struct Shown {
+    at: Duration,
+    frame_bytes: u64,
+    tally: Tally,
+}
+
+impl Display {
+    pub(super) fn new(json: bool) -> Display {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            // The template is constant; should it be wrong, the default style serves.
+            let style = ProgressStyle::with_template("{spinner} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            ProgressBar::new_spinner().with_style(style)
+        });
+        Display { json, bar, shown: None }
+    }
+
+    /// A line for people.
+    pub(super) fn line(&self, text: &str) {
+        let print = || if self.json { eprintln!("{text}") } else { println!("{text}") };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// Called every tick; shows what changed: at once on a terminal, else every few seconds and whenever a receiver comes or goes.
+    pub(super) fn progress(&mut self, at: Duration, progress: &Progress, sent: Sent, stalled: bool) {
+        let Some(shown) = &self.shown else {
+            self.shown = Some(Shown { at, frame_bytes: sent.frame_bytes, tally: progress.tally });
+            return;
+        };
+        let elapsed = at.saturating_sub(shown.at);
+        let busy = sent.frame_bytes != shown.frame_bytes;
+        let due = match &self.bar {
+            Some(_) => elapsed >= Duration::from_millis(500),
+            None => progress.tally != shown.tally || (busy && elapsed >= LINE_INTERVAL),
+        };
+        if let Some(bar) = &self.bar {
+            bar.tick();
+        }
+        if !due {
+            return;
+        }
+        let rate = (sent.frame_bytes - shown.frame_bytes) as f64 * 8.0 / elapsed.as_secs_f64().max(0.001);
+        let text = progress_text(at, progress, sent, rate, stalled);
+        self.shown = Some(Shown { at, frame_bytes: sent.frame_bytes, tally: progress.tally });
+        match &self.bar {
+            Some(bar) => bar.set_message(text),
+            None => self.line(&text),
+        }
+    }
+
+    /// The summary.
+    pub(super) fn end(&mut self, report: &Report<'_>) -> anyhow::Result<()> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.line(&report.table());
+        if self.json {
+            println!("{}", serde_json::to_string(&report.json())?);
+        }
+        Ok(())
+    }
+}
+
+fn progress_text(at: Duration, progress: &Progress, sent: Sent, rate: f64, stalled: bool) -> String {
+    let Tally { listed, completed, failed, lost } = progress.tally;
+    let mut text = format!("{:7.1} s  {listed} listed, {completed} complete", at.as_secs_f64());
+    for (count, what) in [(failed, "failed"), (lost, "lost")] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    text.push_str(&format!("; {} sent, {}", BinaryBytes(sent.frame_bytes), display_rate(rate)));
+    let totals = &progress.totals;
+    if totals.symbols_needed > 0 {
+        text.push_str(&format!(", overhead {:+.2} %", overhead(totals.symbols_sent, totals.symbols_needed) * 100.0));
+    }
+    if stalled {
+        text.push_str(", THE LINK TAKES NO PACKETS");
+    }
+    text
+}
+
+fn overhead(sent: u64, needed: u64) -> f64 {
+    if needed == 0 { 0.0 } else { sent as f64 / needed as f64 - 1.0 }
+}
+
+fn state_name(state: ReceiverState) -> &'static str {
+    match state {
+        ReceiverState::Enrolled => "enrolled",
+        ReceiverState::Listed => "listed",
+        ReceiverState::Completed => "complete",
+        ReceiverState::Failed => "failed",
+        ReceiverState::Lost => "lost",
+    }
+}
+
+/// Columns as wide as their longest cell, each row ended by a newline.
+fn table(rows: &[[String; 6]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overhead_is_a_share_of_what_is_needed() {
+        assert_eq!(overhead(0, 0), 0.0);
+        assert!((overhead(1_010, 1_000) - 0.01).abs() < 1e-9);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let row = |cells: [&str; 6]| cells.map(str::to_owned);
+        let text = table(&[row(["a", "b", "c", "d", "e", "f"]), row(["long", "", "ü", "1/2", "0.1", "0"])]);
+        assert_eq!(text, "a     b  c  d    e    f\nlong     ü  1/2  0.1  0\n");
+    }
+}
