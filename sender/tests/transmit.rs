@@ -32,7 +32,8 @@ fn main() -> ExitCode {
     if let Some(reason) = &obstacle {
         eprintln!("skipped: {reason}");
     }
-    let tests: [(&str, fn() -> Result<(), Failed>); 9] = [
+    type Test = fn() -> Result<(), Failed>;
+    let tests: [(&str, Test); 9] = [
         ("af_xdp_over_ipv4_arrives_whole_and_in_order", || arrives(GROUP_V4, Choice::AfXdpCopy, Mode::AfXdpCopy)),
         ("af_xdp_over_ipv6_arrives_whole_and_in_order", || arrives(GROUP_V6, Choice::AfXdpCopy, Mode::AfXdpCopy)),
         ("udp_over_ipv4_arrives_whole_and_in_order", || arrives(GROUP_V4, Choice::Udp, Mode::UdpSegmentation)),

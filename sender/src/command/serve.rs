@@ -143,7 +143,12 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let names = pack.images().iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", ");
     let stored_bytes: u64 = pack.chunks().iter().map(|chunk| u64::from(chunk.stored_bytes)).sum();
     let stored = indicatif::BinaryBytes(stored_bytes);
-    display.line(&format!("pack      {}: {} images ({names}), {} chunks, {stored}", args.pack.display(), pack.images().len(), pack.chunks().len()));
+    display.line(&format!(
+        "pack      {}: {} images ({names}), {} chunks, {stored}",
+        args.pack.display(),
+        pack.images().len(),
+        pack.chunks().len()
+    ));
 
     let interface = Interface::find(&args.interface)?;
     let mtu_bytes = mtu(args.mtu, &interface)?;
@@ -241,13 +246,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Passes figures on until the run ends.
-fn supervise(
-    engine: &Engine,
-    control: &ControlServer,
-    traffic: &Traffic,
-    signals: &Receiver<Signal>,
-    display: &mut Display,
-) -> Outcome {
+fn supervise(engine: &Engine, control: &ControlServer, traffic: &Traffic, signals: &Receiver<Signal>, display: &mut Display) -> Outcome {
     let mut interval_us = REPORT_INTERVAL_US;
     let began = Instant::now();
     loop {

@@ -190,7 +190,11 @@ impl Engine {
             streams: streams.iter().map(|stream| stream.id).collect(),
             rate_cap_bits_per_second: config.rate_cap_bits_per_second,
             rate_floor_bits_per_second: config.rate_floor_bits_per_second,
-            frame_overhead_bytes: streams.iter().map(|stream| (transmit::frame_bytes(stream.group.ip(), 0) + LINK_OVERHEAD_BYTES) as u32).max().unwrap_or(0),
+            frame_overhead_bytes: streams
+                .iter()
+                .map(|stream| (transmit::frame_bytes(stream.group.ip(), 0) + LINK_OVERHEAD_BYTES) as u32)
+                .max()
+                .unwrap_or(0),
         });
         let mut dispatcher = Dispatcher {
             scheduler,
