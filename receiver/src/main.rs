@@ -134,7 +134,7 @@ fn receive_image(
                 engine::Error::Target(error) => target_exit_code(error),
                 engine::Error::Intake(_) => exit::NETWORK,
                 engine::Error::SenderLost(_) => exit::SENDER_LOST,
-                engine::Error::Dismissed(_) => exit::DISMISSED,
+                engine::Error::Dismissed(_) | engine::Error::Changed(_) => exit::DISMISSED,
                 engine::Error::Interrupted => signals.exit_code(),
                 engine::Error::Panicked(_) => exit::INTERNAL,
             },

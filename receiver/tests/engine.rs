@@ -1,4 +1,5 @@
 //! The whole engine, from packets to files, with a scripted sender in place of the network: no root, no namespaces.
+#![allow(clippy::unwrap_used)] // Helpers of tests too: a panic is how they fail.
 
 use std::fs::{self, File};
 use std::io;

@@ -155,7 +155,10 @@ impl Worker {
             connection = match self.reconnect(since, &first).await {
                 Ok(connection) => connection,
                 Err(error) => {
-                    self.tell(FromSender::GaveUp(error.to_string()));
+                    self.tell(match error {
+                        ControlError::Changed { .. } => FromSender::Changed(error.to_string()),
+                        _ => FromSender::GaveUp(error.to_string()),
+                    });
                     None
                 }
             };

@@ -105,6 +105,8 @@ pub enum FromSender {
     Acknowledged,
     /// The sender took this receiver off its list, for this reason. Nothing follows.
     Dismissed(String),
-    /// The sender did not come back in time, or is another one now. Nothing follows.
+    /// The sender did not come back in time. Nothing follows.
     GaveUp(String),
+    /// A sender came back that serves something else. Nothing follows.
+    Changed(String),
 }

@@ -87,9 +87,12 @@ pub enum Error {
     /// The sender went away for good.
     #[error("the sender is lost: {0}")]
     SenderLost(String),
-    /// The sender serves another pack now, or does not want this receiver.
-    #[error("the sender ended it: {0}")]
+    /// The sender does not want this receiver.
+    #[error("dismissed by the sender: {0}")]
     Dismissed(String),
+    /// The sender serves something else now.
+    #[error("{0}")]
+    Changed(String),
     /// Somebody set `stop`.
     #[error("interrupted")]
     Interrupted,
@@ -126,7 +129,7 @@ pub fn run(setup: Setup, link: &dyn Link) -> Result<Finished, Error> {
     let image_bytes = setup.manifest.logical_bytes();
     if let Err(error) = receive(setup, link) {
         match &error {
-            Error::SenderLost(_) | Error::Dismissed(_) => {}
+            Error::SenderLost(_) | Error::Dismissed(_) | Error::Changed(_) => {}
             Error::Interrupted => link.send(ToSender::Failed("interrupted at the receiver".to_owned())),
             _ => link.send(ToSender::Failed(error.to_string())),
         }
@@ -307,6 +310,7 @@ impl Round<'_> {
                     let _ = self.notices.send(format!("lost the sender ({why}); taking what still passes and trying to reach it again"));
                 }
                 FromSender::Dismissed(why) => return Err(End::Error(Error::Dismissed(why))),
+                FromSender::Changed(what) => return Err(End::Error(Error::Changed(what))),
                 FromSender::GaveUp(why) => return Err(End::Error(Error::SenderLost(why))),
                 FromSender::Listed => {
                     let _ = self.notices.send("on the sender's list".to_owned());
@@ -419,7 +423,7 @@ fn announce(link: &dyn Link, complete: impl Fn() -> ToSender, within: Duration, 
             Ok(FromSender::Lost(why)) => {
                 let _ = notices.send(format!("lost the sender ({why}) before it confirmed the completion; trying to reach it again"));
             }
-            Ok(FromSender::Dismissed(_) | FromSender::GaveUp(_)) | Err(_) => return false,
+            Ok(FromSender::Dismissed(_) | FromSender::Changed(_) | FromSender::GaveUp(_)) | Err(_) => return false,
             Ok(FromSender::Listed | FromSender::Pace(_)) => {}
         }
     }

@@ -101,10 +101,8 @@ impl PacketFilter {
         let Place::UserSpace { match_value, match_mask, counts, .. } = &mut self.place else {
             return true;
         };
-        if !payload[MATCH_OFFSET.min(payload.len())..]
-            .first_chunk()
-            .is_some_and(|bytes| u64::from_be_bytes(*bytes) & *match_mask == *match_value)
-        {
+        let is_ours = |bytes: &[u8; 8]| u64::from_be_bytes(*bytes) & *match_mask == *match_value;
+        if !payload.get(MATCH_OFFSET..).and_then(|rest| rest.first_chunk()).is_some_and(is_ours) {
             return false;
         }
         counts.seen += 1;
