@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{filter, impair, peers};
+use bench::{code, filter, impair, peers};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -12,6 +12,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure what the erasure code costs, per processor kernel
+    Code(code::CodeArgs),
     /// Measure what the receiver's filter costs per packet
     Filter(filter::FilterArgs),
     /// Lose multicast packets that leave an interface
@@ -22,6 +24,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
+        Command::Code(args) => code::run(&args),
         Command::Filter(args) => filter::run(&args),
         Command::Impair(args) => impair::run(&args),
         Command::Peers(args) => peers::run(&args),
