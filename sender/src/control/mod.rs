@@ -15,6 +15,8 @@ mod operator;
 mod roster;
 mod service;
 mod session;
+#[cfg(test)]
+mod tests;
 mod traffic;
 
 pub use error::ControlError;

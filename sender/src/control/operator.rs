@@ -19,7 +19,7 @@ struct Status {
     session_id: u32,
     pack_root: String,
     images: Vec<ImageStatus>,
-    receivers: RosterSnapshot,
+    receivers: Vec<super::ReceiverStatus>,
     traffic: TrafficSnapshot,
 }
 
@@ -46,7 +46,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
         session_id: shared.info.parameters.session.0,
         pack_root: shared.info.pack_root.iter().map(|byte| format!("{byte:02x}")).collect(),
         images: shared.info.images.iter().zip(&shared.images).map(image).collect(),
-        receivers: shared.roster.snapshot(),
+        receivers: shared.roster.snapshot().receivers,
         traffic: shared.traffic.snapshot(),
     };
     Json(document).into_response()

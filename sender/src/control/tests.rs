@@ -1,0 +1,542 @@
+//! The server against clients that misbehave, spoken to over raw TLS and raw gRPC; each test ends by seeing that a good receiver is
+//! still served. The good path with the real client is in `bench/tests/control.rs`.
+
+use super::*;
+use crossbeam_channel::Receiver;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Streaming};
+use wire::proto::v1::provision_client::ProvisionClient;
+use wire::proto::v1::{self, receiver_message, sender_message};
+use wire::proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
+use wire::session::SessionParameters;
+use wire::{ChunkId, SessionId, StreamId};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const MANIFEST_BYTES: usize = 3_000_000;
+const CHUNK_COUNT: u32 = 1000;
+
+fn range(first: u32, count: u32) -> ChunkRange {
+    ChunkRange { first: ChunkId(first), count }
+}
+
+/// Two images: chunks 0..600 are of `web`, 400..1000 of `db`.
+fn session() -> SessionInfo {
+    let image = |name: &str, chunks| ImageInfo { name: name.to_owned(), manifest: vec![7; MANIFEST_BYTES], chunks: vec![chunks] };
+    SessionInfo {
+        parameters: SessionParameters { session: SessionId(1), symbol_bytes: 1408, chunk_count: CHUNK_COUNT, chunk_bytes_max: 256 * 1024 },
+        pack_root: [1; 32],
+        images: vec![image("web", range(0, 600)), image("db", range(400, 600))],
+        streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
+        report_interval_us: 10_000,
+    }
+}
+
+struct Bench {
+    server: ControlServer,
+    events: Receiver<ControlEvent>,
+    _state: tempfile::TempDir,
+}
+
+fn serve(limits: Limits) -> Bench {
+    let state = tempfile::tempdir().unwrap();
+    let identity = ServerIdentity::load_or_create(state.path()).unwrap();
+    let (sender, events) = crossbeam_channel::unbounded();
+    let config = ControlConfig { listen: ([127, 0, 0, 1], 0).into(), limits };
+    let server = ControlServer::start(config, &identity, session(), Arc::default(), sender).unwrap();
+    Bench { server, events, _state: state }
+}
+
+#[derive(Debug)]
+struct TrustAnything;
+
+impl ServerCertVerifier for TrustAnything {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+type Attendance = (tokio::sync::mpsc::Sender<v1::ReceiverMessage>, Streaming<v1::SenderMessage>);
+
+struct Client {
+    calls: ProvisionClient<Channel>,
+    receiver_id: u64,
+}
+
+impl Bench {
+    async fn tls(&self, alpn: &str) -> TlsStream<TcpStream> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS).unwrap();
+        let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnything)).with_no_client_auth();
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let stream = TcpStream::connect(self.server.local_addr()).await.unwrap();
+        TlsConnector::from(Arc::new(config)).connect("discus".try_into().unwrap(), stream).await.unwrap()
+    }
+
+    async fn calls(&self) -> ProvisionClient<Channel> {
+        let mut stream = Some(TokioIo::new(self.tls("h2").await));
+        let once = tower::service_fn(move |_| {
+            let stream = stream.take().ok_or(std::io::Error::other("used"));
+            async move { stream }
+        });
+        ProvisionClient::new(Endpoint::from_static("http://discus").connect_with_connector(once).await.unwrap())
+    }
+
+    async fn enrolled(&self, image: &str) -> Client {
+        let mut calls = self.calls().await;
+        let receiver_id = calls.enrol(enrol_request(image)).await.unwrap().into_inner().receiver_id;
+        Client { calls, receiver_id }
+    }
+
+    /// A receiver that is served as ever: the last step of each test.
+    async fn serves(&self) {
+        let mut client = self.enrolled("web").await;
+        let (to_server, mut from_server) = client.attend().await;
+        to_server.send(client.ready(&[range(0, 600)])).await.unwrap();
+        assert!(matches!(said(&mut from_server).await, sender_message::Message::Listed(_)));
+        let id = ReceiverId(client.receiver_id);
+        self.expect(|event| matches!(event, ControlEvent::Joined { receiver, .. } if *receiver == id)).await;
+        to_server.send(message(receiver_message::Message::Complete(v1::Complete::default()))).await.unwrap();
+        while !matches!(said(&mut from_server).await, sender_message::Message::Acknowledged(_)) {}
+        self.expect(|event| *event == ControlEvent::Left { receiver: id, outcome: Outcome::Completed }).await;
+    }
+
+    /// Waits for an event, passing over others.
+    async fn expect(&self, wanted: impl Fn(&ControlEvent) -> bool) -> ControlEvent {
+        let start = Instant::now();
+        let mut others = Vec::new();
+        while start.elapsed() < DEADLINE {
+            match self.events.try_recv() {
+                Ok(event) if wanted(&event) => return event,
+                Ok(event) => others.push(event),
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+        panic!("the event did not come; others did: {others:?}");
+    }
+}
+
+impl Client {
+    async fn attend(&mut self) -> Attendance {
+        let (to_server, messages) = tokio::sync::mpsc::channel(64);
+        let from_server = self.calls.attend(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        (to_server, from_server)
+    }
+
+    fn ready(&self, want: &[ChunkRange]) -> v1::ReceiverMessage {
+        let want = want.iter().map(|&run| run.into()).collect();
+        message(receiver_message::Message::Ready(v1::Ready { receiver_id: self.receiver_id, want, more: false }))
+    }
+}
+
+fn enrol_request(image: &str) -> v1::EnrolRequest {
+    v1::EnrolRequest { protocol_version: PROTOCOL_VERSION, receiver_name: "host".to_owned(), image: image.to_owned(), instance: 0 }
+}
+
+fn message(message: receiver_message::Message) -> v1::ReceiverMessage {
+    v1::ReceiverMessage { message: Some(message) }
+}
+
+async fn said(from_server: &mut Streaming<v1::SenderMessage>) -> sender_message::Message {
+    timeout(DEADLINE, from_server.message()).await.unwrap().unwrap().unwrap().message.unwrap()
+}
+
+/// The reason of a dismissal, passing over what comes before it.
+async fn dismissal(from_server: &mut Streaming<v1::SenderMessage>) -> String {
+    loop {
+        if let sender_message::Message::Dismissed(dismissed) = said(from_server).await {
+            return dismissed.reason;
+        }
+    }
+}
+
+/// Whether the server closes a connection within the deadline, whatever it says before.
+async fn is_closed(stream: &mut (impl AsyncReadExt + Unpin)) -> bool {
+    let mut buffer = [0; 4096];
+    let read_all = async { while matches!(stream.read(&mut buffer).await, Ok(bytes) if bytes > 0) {} };
+    timeout(DEADLINE, read_all).await.is_ok()
+}
+
+#[tokio::test]
+async fn garbage_instead_of_tls_is_cut_off() {
+    let bench = serve(Limits::default());
+    let mut stream = TcpStream::connect(bench.server.local_addr()).await.unwrap();
+    stream.write_all(&[0x5A; 10_000]).await.unwrap();
+    assert!(is_closed(&mut stream).await);
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn garbage_inside_tls_is_cut_off() {
+    let bench = serve(Limits::default());
+    for alpn in ["h2", "http/1.1"] {
+        let mut stream = bench.tls(alpn).await;
+        // The server may close before all of it is written.
+        let _ = stream.write_all(&[0xA5; 100_000]).await;
+        assert!(is_closed(&mut stream).await, "{alpn}");
+    }
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_closed_before_and_after_tls() {
+    let short = Duration::from_millis(100);
+    let bench = serve(Limits { handshake_timeout: short, idle_timeout: short, ..Limits::default() });
+    let mut silent = TcpStream::connect(bench.server.local_addr()).await.unwrap();
+    assert!(is_closed(&mut silent).await);
+    for alpn in ["h2", "http/1.1"] {
+        let mut silent = bench.tls(alpn).await;
+        assert!(is_closed(&mut silent).await, "{alpn}");
+    }
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_all_connections() {
+    let limits = Limits { connections_per_address_max: 3, ..Limits::default() };
+    let bench = serve(limits);
+    let address = bench.server.local_addr();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut refused = TcpStream::connect(address).await.unwrap();
+    assert!(is_closed(&mut refused).await);
+    // Another address of the loopback network has room.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let mut other = socket.connect(address).await.unwrap();
+    let mut byte = [0];
+    assert!(timeout(Duration::from_millis(300), other.read(&mut byte)).await.is_err(), "it stays open");
+    drop(held);
+    bench.wait_for_room().await;
+    bench.serves().await;
+}
+
+impl Bench {
+    /// The server notices closed connections a moment later.
+    async fn wait_for_room(&self) {
+        let start = Instant::now();
+        while start.elapsed() < DEADLINE {
+            let mut probe = TcpStream::connect(self.server.local_addr()).await.unwrap();
+            if timeout(Duration::from_millis(200), probe.read(&mut [0])).await.is_err() {
+                return;
+            }
+        }
+        panic!("no room");
+    }
+}
+
+#[tokio::test]
+async fn older_tls_is_refused() {
+    let bench = serve(Limits::default());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS12]).unwrap();
+    let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnything)).with_no_client_auth();
+    let stream = TcpStream::connect(bench.server.local_addr()).await.unwrap();
+    let outcome = TlsConnector::from(Arc::new(config)).connect("discus".try_into().unwrap(), stream).await;
+    assert!(outcome.is_err());
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn an_enrolment_that_cannot_be_is_refused_with_its_reason() {
+    let bench = serve(Limits::default());
+    let mut calls = bench.calls().await;
+    let mut refusal = async |request| {
+        let status = calls.enrol(request).await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    };
+    let (code, reason) = refusal(enrol_request("mail")).await;
+    assert!(code == Code::NotFound && reason.contains("web, db"), "{reason}");
+    let (code, reason) = refusal(v1::EnrolRequest { protocol_version: 2, ..enrol_request("web") }).await;
+    assert!(code == Code::FailedPrecondition && reason.contains("version 1") && reason.contains("version 2"), "{reason}");
+    for name in ["", "a\nb", "\u{1b}[2J", &"x".repeat(256)] {
+        let (code, _) = refusal(v1::EnrolRequest { receiver_name: name.to_owned(), ..enrol_request("web") }).await;
+        assert_eq!(code, Code::InvalidArgument, "{name:?}");
+    }
+    assert!(bench.server.roster().receivers.is_empty());
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn calls_before_enrolment_or_for_another_receiver_are_refused() {
+    let bench = serve(Limits::default());
+    let victim = bench.enrolled("db").await;
+    let mut calls = bench.calls().await;
+    let manifest = v1::ManifestRequest { receiver_id: victim.receiver_id };
+    assert_eq!(calls.fetch_manifest(manifest).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(calls.attend(tokio_stream::empty()).await.unwrap_err().code(), Code::FailedPrecondition);
+
+    let mut impostor = bench.enrolled("web").await;
+    assert!(impostor.calls.fetch_manifest(manifest).await.is_err());
+    let (to_server, mut from_server) = impostor.attend().await;
+    to_server.send(victim.ready(&[range(400, 1)])).await.unwrap();
+    assert!(dismissal(&mut from_server).await.contains("not 1"));
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn a_want_set_outside_the_image_is_dismissed_and_never_reaches_the_engine() {
+    let bench = serve(Limits::default());
+    for want in [range(599, 2), range(700, 1), range(1000, 1), range(0, u32::MAX)] {
+        let mut client = bench.enrolled("web").await;
+        let (to_server, mut from_server) = client.attend().await;
+        to_server.send(client.ready(&[want])).await.unwrap();
+        let reason = dismissal(&mut from_server).await;
+        assert!(reason.contains("image") || reason.contains("outside the pack"), "{reason}");
+    }
+    assert!(bench.events.is_empty());
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn an_endless_want_set_is_dismissed() {
+    let bench = serve(Limits::default());
+    let mut client = bench.enrolled("web").await;
+    let (to_server, mut from_server) = client.attend().await;
+    let want = vec![range(0, 1).into(); 601];
+    let ready = v1::Ready { receiver_id: client.receiver_id, want, more: true };
+    to_server.send(message(receiver_message::Message::Ready(ready))).await.unwrap();
+    assert!(dismissal(&mut from_server).await.contains("more runs"));
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn a_want_set_with_repetitions_is_a_set_when_the_engine_sees_it() {
+    let bench = serve(Limits::default());
+    let mut client = bench.enrolled("web").await;
+    let (to_server, _from_server) = client.attend().await;
+    to_server.send(client.ready(&[range(5, 3), range(0, 2), range(6, 4), range(2, 1)])).await.unwrap();
+    let event = bench.expect(|event| matches!(event, ControlEvent::Joined { .. })).await;
+    let want = vec![range(0, 3), range(5, 5)];
+    assert_eq!(event, ControlEvent::Joined { receiver: ReceiverId(client.receiver_id), image: 0, want });
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn a_report_on_the_chunks_of_others_ends_the_attendance() {
+    let bench = serve(Limits::default());
+    let completed = v1::Report { completed: vec![range(650, 1).into()], ..v1::Report::default() };
+    let deficit = v1::Deficit { chunk: 650, symbols: 1, missing: Vec::new() };
+    let deficits = v1::Report { deficits: vec![deficit], ..v1::Report::default() };
+    for report in [completed, deficits] {
+        let mut client = bench.enrolled("web").await;
+        let (to_server, mut from_server) = client.attend().await;
+        to_server.send(client.ready(&[range(0, 10)])).await.unwrap();
+        to_server.send(message(receiver_message::Message::Report(report))).await.unwrap();
+        assert!(dismissal(&mut from_server).await.contains("chunk 650 is not of its image"));
+        let id = ReceiverId(client.receiver_id);
+        let left = |event: &ControlEvent| matches!(event, ControlEvent::Left { receiver, outcome: Outcome::Failed(_) } if *receiver == id);
+        bench.expect(left).await;
+    }
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_ends_the_attendance() {
+    let bench = serve(Limits::default());
+    let mut client = bench.enrolled("web").await;
+    let (to_server, mut from_server) = client.attend().await;
+    to_server.send(client.ready(&[range(0, 10)])).await.unwrap();
+    let reason = "x".repeat(MESSAGE_BYTES_MAX + 1);
+    to_server.send(message(receiver_message::Message::Failed(v1::Failed { reason }))).await.unwrap();
+    let ends = async { while let Ok(Some(_)) = from_server.message().await {} };
+    timeout(DEADLINE, ends).await.unwrap();
+    bench.expect(|event| matches!(event, ControlEvent::Left { outcome: Outcome::Lost(_), .. })).await;
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn the_order_of_an_attendance_is_kept() {
+    let bench = serve(Limits::default());
+    let mut early = bench.enrolled("web").await;
+    let (to_server, mut from_server) = early.attend().await;
+    to_server.send(message(receiver_message::Message::Report(v1::Report::default()))).await.unwrap();
+    assert!(dismissal(&mut from_server).await.contains("must be `ready`"));
+
+    let mut twice = bench.enrolled("web").await;
+    let (to_server, mut from_server) = twice.attend().await;
+    to_server.send(twice.ready(&[range(0, 10)])).await.unwrap();
+    to_server.send(twice.ready(&[range(0, 10)])).await.unwrap();
+    assert!(dismissal(&mut from_server).await.contains("twice"));
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn what_a_receiver_says_cannot_command_a_terminal() {
+    let bench = serve(Limits::default());
+    let mut client = bench.enrolled("web").await;
+    let (to_server, _from_server) = client.attend().await;
+    let reason = "\u{1b}[2Jdisk\nfull".repeat(1000);
+    to_server.send(message(receiver_message::Message::Failed(v1::Failed { reason }))).await.unwrap();
+    let event = bench.expect(|event| matches!(event, ControlEvent::Left { .. })).await;
+    let ControlEvent::Left { outcome: Outcome::Failed(reason), .. } = event else { panic!("{event:?}") };
+    assert!(reason.starts_with(" [2Jdisk full") && reason.len() <= REASON_CHARACTERS_MAX);
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn receivers_that_do_not_read_their_manifest_do_not_hold_up_others() {
+    let bench = serve(Limits::default());
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut client = bench.enrolled("web").await;
+        let manifest = client.calls.fetch_manifest(v1::ManifestRequest { receiver_id: client.receiver_id }).await.unwrap();
+        slow.push((client, manifest));
+    }
+    let mut good = bench.enrolled("db").await;
+    let mut parts = good.calls.fetch_manifest(v1::ManifestRequest { receiver_id: good.receiver_id }).await.unwrap().into_inner();
+    let mut bytes = 0;
+    while let Some(part) = timeout(DEADLINE, parts.message()).await.unwrap().unwrap() {
+        assert!(part.data.len() <= 256 * 1024);
+        bytes += part.data.len();
+    }
+    assert_eq!(bytes, MANIFEST_BYTES);
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn a_receiver_that_only_enrolled_leaves_the_list_with_its_connection() {
+    let bench = serve(Limits::default());
+    let mut client = bench.enrolled("web").await;
+    assert_eq!(bench.server.roster().count(ReceiverState::Enrolled), 1);
+    // Enrolling again and again on one connection does not fill the list.
+    for _ in 0..10 {
+        client.calls.enrol(enrol_request("db")).await.unwrap();
+    }
+    assert_eq!(bench.server.roster().receivers.len(), 1);
+    drop(client);
+    let start = Instant::now();
+    while !bench.server.roster().receivers.is_empty() {
+        assert!(start.elapsed() < DEADLINE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn an_engine_that_is_behind_holds_receivers_back_and_loses_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    let identity = ServerIdentity::load_or_create(state.path()).unwrap();
+    let (sender, events) = crossbeam_channel::bounded(1);
+    let config = ControlConfig { listen: ([127, 0, 0, 1], 0).into(), limits: Limits::default() };
+    let info = SessionInfo { report_interval_us: 0, ..session() };
+    let server = ControlServer::start(config, &identity, info, Arc::default(), sender).unwrap();
+    let bench = Bench { server, events, _state: state };
+    let mut client = bench.enrolled("web").await;
+    let (to_server, _from_server) = client.attend().await;
+    to_server.send(client.ready(&[range(0, 600)])).await.unwrap();
+    let reporting = tokio::spawn(async move {
+        for chunk in 0..500 {
+            let report = v1::Report { completed: vec![range(chunk, 1).into()], ..v1::Report::default() };
+            to_server.send(message(receiver_message::Message::Report(report))).await.unwrap();
+        }
+        to_server
+    });
+    bench.expect(|event| matches!(event, ControlEvent::Joined { .. })).await;
+    for chunk in 0..500 {
+        let event = bench.expect(|_| true).await;
+        let ControlEvent::Reported { report, .. } = event else { panic!("{event:?}") };
+        assert_eq!(report.completed, [range(chunk, 1)]);
+    }
+    assert_eq!(bench.server.roster().receivers[0].chunks_remaining, 100);
+    drop((reporting.await.unwrap(), client));
+    bench.expect(|event| matches!(event, ControlEvent::Left { .. })).await;
+    bench.serves().await;
+}
+
+/// One request over HTTP/1.1 on a connection of its own.
+async fn get(bench: &Bench, path: &str) -> (String, String) {
+    let mut stream = bench.tls("http/1.1").await;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: discus\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn the_operator_sees_the_list_on_the_same_port() {
+    let bench = serve(Limits::default());
+    let mut client = bench.enrolled("web").await;
+    let (to_server, mut from_server) = client.attend().await;
+    to_server.send(client.ready(&[range(0, 600)])).await.unwrap();
+    assert!(matches!(said(&mut from_server).await, sender_message::Message::Listed(_)));
+    let report = v1::Report { completed: vec![range(0, 60).into()], packets_sent: 200, packets_seen: 150, ..v1::Report::default() };
+    to_server.send(message(receiver_message::Message::Report(report))).await.unwrap();
+    bench.expect(|event| matches!(event, ControlEvent::Reported { .. })).await;
+
+    let (head, body) = get(&bench, "/status").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let receiver = &status["receivers"][0];
+    assert_eq!(receiver["name"], "host");
+    assert_eq!(receiver["image"], "web");
+    assert_eq!(receiver["state"], "listed");
+    assert_eq!(receiver["chunks_wanted"], 600);
+    assert_eq!(receiver["chunks_remaining"], 540);
+    assert_eq!(receiver["loss"], 0.25);
+    assert_eq!(status["images"][1]["name"], "db");
+
+    let (head, body) = get(&bench, "/metrics").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(body.contains("discus_receivers{state=\"listed\"} 1\n"), "{body}");
+    assert!(body.contains("discus_chunks_remaining 540\n"), "{body}");
+    bench.serves().await;
+}
+
+#[tokio::test]
+async fn a_machine_that_starts_again_and_again_is_on_the_list_once() {
+    let bench = serve(Limits::default());
+    for _ in 0..100 {
+        let mut client = bench.enrolled("web").await;
+        let (to_server, mut from_server) = client.attend().await;
+        to_server.send(client.ready(&[range(0, 600)])).await.unwrap();
+        assert!(matches!(said(&mut from_server).await, sender_message::Message::Listed(_)));
+        let id = ReceiverId(client.receiver_id);
+        drop((client, to_server, from_server));
+        let left = |event: &ControlEvent| matches!(event, ControlEvent::Left { receiver, outcome: Outcome::Lost(_) } if *receiver == id);
+        bench.expect(left).await;
+    }
+    // Each replaced the lost one before it.
+    assert_eq!(bench.server.roster().receivers.len(), 1);
+    bench.serves().await;
+}
