@@ -167,6 +167,12 @@ impl Worker {
 
     /// Tries to connect until the time is over; `None` when the link's owner is gone meanwhile.
     async fn reconnect(&mut self, since: Instant, first: &Enrolled) -> Result<Option<Connection>, ControlError> {
+        // All receivers of a sender lose it at the same moment.
+        let spread = self.backoff.pause();
+        tokio::select! {
+            () = sleep(spread) => {}
+            () = closed(&mut self.inbox, &mut self.finale) => return Ok(None),
+        }
         loop {
             // The server may be gone for good: an attempt does not outlast the time to give up by much.
             let deadline = (since + self.give_up_after).max(Instant::now() + ATTEMPT_MIN);

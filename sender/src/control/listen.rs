@@ -90,6 +90,8 @@ impl Listener {
         let mut stopped = std::pin::pin!(self.shared.stopped());
         loop {
             let accepted = tokio::select! {
+                // First: a receiver that was just told of the stop must not get in again.
+                biased;
                 () = &mut stopped => return,
                 accepted = socket.accept() => accepted,
             };

@@ -36,6 +36,9 @@ pub(super) struct Service {
 impl Provision for Service {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::EnrolReply>, Status> {
         let connection = connection_of(&request)?;
+        if self.shared.is_stopping() {
+            return Err(Status::unavailable("the sender is stopping"));
+        }
         let request = request.into_inner();
         if request.protocol_version != PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(

@@ -1,0 +1,488 @@
+//! The control plane of both ends together, over the loopback interface: the sender's server and the receiver's link. What hostile
+//! clients do to the server is tested beside it.
+
+use receiver::control::{ConnectOptions, ControlError, ControlLink, Enrolled, FromSender, ServerAddress, ToSender, Trust, enrol};
+use sender::control::{
+    ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, Outcome, ReceiverState, ServerIdentity, SessionInfo, StreamInfo,
+};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use wire::report::{ChunkRange, Deficit, Report};
+use wire::session::SessionParameters;
+use wire::{ChunkId, Fingerprint, Sequence, SessionId, StreamId, SymbolIndex};
+
+/// Every wait ends in a panic after this.
+const DEADLINE: Duration = Duration::from_secs(30);
+const CHUNK_COUNT: u32 = 200_000;
+/// Several parts, the last of them short.
+const MANIFEST_BYTES: usize = 1_000_001;
+
+fn range(first: u32, count: u32) -> ChunkRange {
+    ChunkRange { first: ChunkId(first), count }
+}
+
+fn manifest(image: u8) -> Vec<u8> {
+    (0..MANIFEST_BYTES).map(|i| (i % 251) as u8 ^ image).collect()
+}
+
+fn session(pack_root: u8) -> SessionInfo {
+    let image =
+        |name: &str, index, first, count| ImageInfo { name: name.to_owned(), manifest: manifest(index), chunks: vec![range(first, count)] };
+    SessionInfo {
+        parameters: SessionParameters {
+            session: SessionId(pack_root.into()),
+            symbol_bytes: 1408,
+            chunk_count: CHUNK_COUNT,
+            chunk_bytes_max: 256 * 1024,
+        },
+        pack_root: [pack_root; 32],
+        images: vec![image("web", 0, 0, 150_000), image("db", 1, 100_000, 100_000)],
+        streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
+        report_interval_us: 10_000,
+    }
+}
+
+struct Server {
+    control: ControlServer,
+    events: crossbeam_channel::Receiver<ControlEvent>,
+    fingerprint: Fingerprint,
+}
+
+impl Server {
+    fn start(state_dir: &Path, listen: SocketAddr, info: SessionInfo) -> Server {
+        let identity = ServerIdentity::load_or_create(state_dir).unwrap();
+        let (sender, events) = crossbeam_channel::unbounded();
+        let config = ControlConfig { listen, limits: Limits::default() };
+        let control = ControlServer::start(config, &identity, info, Arc::default(), sender).unwrap();
+        Server { control, events, fingerprint: identity.fingerprint() }
+    }
+
+    fn anywhere(state_dir: &Path) -> Server {
+        Server::start(state_dir, ([127, 0, 0, 1], 0).into(), session(1))
+    }
+
+    fn next(&self) -> ControlEvent {
+        self.events.recv_timeout(DEADLINE).unwrap()
+    }
+
+    fn options(&self) -> ConnectOptions {
+        ConnectOptions {
+            server: ServerAddress::from(self.control.local_addr()),
+            trust: Trust::Pin(self.fingerprint),
+            name: "node-1".to_owned(),
+            image: "web".to_owned(),
+            give_up_after: DEADLINE,
+        }
+    }
+}
+
+fn enrolled(options: &ConnectOptions) -> (Enrolled, ControlLink) {
+    let (enrolled, link) = enrol(options).unwrap();
+    assert_eq!(heard(&link), FromSender::NeedReady);
+    (enrolled, link)
+}
+
+/// Enrolled and on the list.
+fn listed(options: &ConnectOptions, want: ChunkRange) -> (Enrolled, ControlLink) {
+    let (enrolled, link) = enrolled(options);
+    link.send(ToSender::Ready { want: vec![want] });
+    until(&link, &FromSender::Listed);
+    (enrolled, link)
+}
+
+fn heard(link: &ControlLink) -> FromSender {
+    link.events().recv_timeout(DEADLINE).unwrap()
+}
+
+/// Waits for one thing to be heard, passing over others, which are returned.
+fn until(link: &ControlLink, wanted: &FromSender) -> Vec<FromSender> {
+    let mut others = Vec::new();
+    loop {
+        match link.events().recv_timeout(DEADLINE) {
+            Ok(event) if event == *wanted => return others,
+            Ok(event) => others.push(event),
+            Err(error) => panic!("{wanted:?} was not heard ({error}); {others:?} was"),
+        }
+    }
+}
+
+fn until_lost(link: &ControlLink) -> String {
+    loop {
+        if let FromSender::Lost(reason) = heard(link) {
+            return reason;
+        }
+    }
+}
+
+#[test]
+fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (enrolled, link) = enrolled(&ConnectOptions { image: "db".to_owned(), ..server.options() });
+    assert_eq!(enrolled.manifest, manifest(1));
+    let served = session(1);
+    assert_eq!((enrolled.parameters, enrolled.pack_root), (served.parameters, served.pack_root));
+    assert_eq!(enrolled.streams.len(), 1);
+    assert_eq!((enrolled.streams[0].group, enrolled.streams[0].source), (served.streams[0].group, served.streams[0].source));
+    assert_eq!((enrolled.report_interval_us, enrolled.server_fingerprint), (10_000, server.fingerprint));
+    assert!(server.events.is_empty(), "enrolment alone is nothing to the engine");
+
+    link.send(ToSender::Ready { want: vec![range(100_000, 5), range(150_000, 10)] });
+    let joined = server.next();
+    let ControlEvent::Joined { receiver, image: 1, ref want } = joined else { panic!("{joined:?}") };
+    assert_eq!(*want, [range(100_000, 5), range(150_000, 10)]);
+    assert_eq!(receiver.0, enrolled.receiver_id);
+    assert_eq!(heard(&link), FromSender::Listed);
+    assert_eq!(heard(&link), FromSender::Pace(10_000));
+
+    let report = Report {
+        passed: vec![(StreamId(0), Sequence(77))],
+        completed: vec![range(100_000, 5)],
+        deficits: vec![Deficit { chunk: ChunkId(150_000), symbols: 2, missing: vec![SymbolIndex(3), SymbolIndex(9)] }],
+        packets_seen: 99,
+        packets_sent: 100,
+        backlog_permille: 250,
+    };
+    link.send(ToSender::Report(report.clone()));
+    assert_eq!(server.next(), ControlEvent::Reported { receiver, report });
+    let row = &server.control.roster().receivers[0];
+    assert_eq!((row.state, row.chunks_wanted, row.chunks_remaining), (ReceiverState::Listed, 15, 10));
+    assert_eq!((row.name.as_str(), row.image.as_str(), row.loss), ("node-1", "db", 0.01));
+
+    server.control.set_report_interval_us(50_000);
+    assert_eq!(heard(&link), FromSender::Pace(50_000));
+
+    link.send(ToSender::Complete { image_bytes: 1 << 31, duration_ms: 5000 });
+    assert_eq!(server.next(), ControlEvent::Left { receiver, outcome: Outcome::Completed });
+    assert_eq!(heard(&link), FromSender::Acknowledged);
+    let row = &server.control.roster().receivers[0];
+    assert_eq!((row.state, row.image_bytes, row.duration_ms), (ReceiverState::Completed, Some(1 << 31), Some(5000)));
+    link.close();
+    assert!(server.events.is_empty());
+}
+
+#[test]
+fn another_certificate_is_refused_at_once_and_both_fingerprints_are_shown() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let expected = Fingerprint([0xAB; 32]);
+    let start = Instant::now();
+    let error = enrol(&ConnectOptions { trust: Trust::Pin(expected), ..server.options() }).err().unwrap();
+    assert!(start.elapsed() < DEADLINE / 2, "trying again would not help");
+    assert!(matches!(error, ControlError::Fingerprint { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&expected.to_string()) && text.contains(&server.fingerprint.to_string()), "{text}");
+}
+
+#[test]
+fn an_unpinned_sender_is_shown_and_stays_the_same_one() {
+    let (state, other_state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Server::anywhere(state.path());
+    let (enrolled, link) = listed(&ConnectOptions { trust: Trust::AnyServer, ..server.options() }, range(0, 10));
+    assert_eq!(enrolled.server_fingerprint, server.fingerprint);
+    let address = server.control.local_addr();
+    server.control.stop();
+    until_lost(&link);
+    let impostor = Server::start(other_state.path(), address, session(1));
+    let gave_up = heard(&link);
+    let FromSender::GaveUp(reason) = gave_up else { panic!("{gave_up:?}") };
+    assert!(reason.contains(&impostor.fingerprint.to_string()), "{reason}");
+}
+
+#[test]
+fn an_unknown_image_is_refused_with_the_names_of_those_served() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let error = enrol(&ConnectOptions { image: "mail".to_owned(), ..server.options() }).err().unwrap();
+    assert!(matches!(&error, ControlError::Refused { reason, .. } if reason.contains("web, db")), "{error}");
+}
+
+#[test]
+fn a_receiver_may_start_before_its_sender() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (address, options) = (server.control.local_addr(), server.options());
+    server.control.stop();
+    let receiver = std::thread::spawn(move || enrol(&options).map(drop));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!receiver.is_finished());
+    let _server = Server::start(state.path(), address, session(1));
+    receiver.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_sender_that_is_not_there_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let options = ConnectOptions {
+        server: address.into(),
+        trust: Trust::AnyServer,
+        name: "node-1".to_owned(),
+        image: "web".to_owned(),
+        give_up_after: Duration::from_secs(1),
+    };
+    let start = Instant::now();
+    let error = enrol(&options).err().unwrap();
+    assert!(matches!(error, ControlError::Unreachable { .. }), "{error}");
+    assert!(start.elapsed() >= Duration::from_secs(1) && start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn receivers_come_back_to_a_restarted_sender_and_say_what_they_still_want() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = listed(&server.options(), range(0, 10));
+    let address = server.control.local_addr();
+    // Not stopped in good order: dropped, as when it is killed.
+    drop(server);
+    until_lost(&link);
+    // Said to nobody.
+    link.send(ToSender::Report(Report { completed: vec![range(0, 1)], ..Report::default() }));
+    let server = Server::start(state.path(), address, session(1));
+    until(&link, &FromSender::NeedReady);
+    link.send(ToSender::Ready { want: vec![range(4, 6)] });
+    let joined = server.next();
+    let ControlEvent::Joined { receiver, ref want, .. } = joined else { panic!("{joined:?}") };
+    assert_eq!(*want, [range(4, 6)]);
+    until(&link, &FromSender::Listed);
+    let report = Report { completed: vec![range(4, 6)], ..Report::default() };
+    link.send(ToSender::Report(report.clone()));
+    assert_eq!(server.next(), ControlEvent::Reported { receiver, report });
+    link.send(ToSender::Complete { image_bytes: 1, duration_ms: 1 });
+    assert_eq!(server.next(), ControlEvent::Left { receiver, outcome: Outcome::Completed });
+    until(&link, &FromSender::Acknowledged);
+}
+
+#[test]
+fn a_sender_that_is_gone_for_good_is_given_up_in_time() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = listed(&ConnectOptions { give_up_after: Duration::from_secs(2), ..server.options() }, range(0, 10));
+    server.control.stop();
+    let reason = until_lost(&link);
+    assert!(reason.contains("stopping"), "{reason}");
+    let start = Instant::now();
+    let gave_up = heard(&link);
+    assert!(matches!(&gave_up, FromSender::GaveUp(reason) if reason.contains("within 2 s")), "{gave_up:?}");
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(link.events().recv_timeout(DEADLINE).is_err(), "nothing follows");
+}
+
+#[test]
+fn a_sender_that_comes_back_with_another_pack_is_given_up() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = listed(&server.options(), range(0, 10));
+    let address = server.control.local_addr();
+    server.control.stop();
+    until_lost(&link);
+    let _server = Server::start(state.path(), address, session(2));
+    let gave_up = heard(&link);
+    assert!(matches!(&gave_up, FromSender::GaveUp(reason) if reason.contains("another pack")), "{gave_up:?}");
+}
+
+#[test]
+fn the_acknowledgement_reaches_a_receiver_though_the_sender_stops_at_once() {
+    let state = tempfile::tempdir().unwrap();
+    for _ in 0..10 {
+        let server = Server::anywhere(state.path());
+        let (_, link) = listed(&server.options(), range(0, 10));
+        link.send(ToSender::Complete { image_bytes: 1, duration_ms: 1 });
+        loop {
+            if let ControlEvent::Left { outcome, .. } = server.next() {
+                assert_eq!(outcome, Outcome::Completed);
+                break;
+            }
+        }
+        server.control.stop();
+        let others = until(&link, &FromSender::Acknowledged);
+        assert!(!others.iter().any(|event| matches!(event, FromSender::Lost(_))), "{others:?}");
+    }
+}
+
+#[test]
+fn stopping_with_receivers_listed_takes_no_longer_than_it_must() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let _links: Vec<_> = (0..10).map(|_| listed(&server.options(), range(0, 10))).collect();
+    let start = Instant::now();
+    server.control.stop();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_receiver_that_cannot_get_ready_says_why() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (enrolled, link) = enrolled(&server.options());
+    link.send(ToSender::Failed("/dev/sda is mounted".to_owned()));
+    link.close();
+    let ControlEvent::Left { receiver, outcome: Outcome::Failed(reason) } = server.next() else { panic!() };
+    assert_eq!((receiver.0, reason.as_str()), (enrolled.receiver_id, "/dev/sda is mounted"));
+    let row = &server.control.roster().receivers[0];
+    assert_eq!((row.state, row.reason.as_deref()), (ReceiverState::Failed, Some("/dev/sda is mounted")));
+}
+
+#[test]
+fn a_failure_in_the_middle_is_recorded_and_acknowledged() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = listed(&server.options(), range(0, 10));
+    link.send(ToSender::Failed("/dev/sda: no space".to_owned()));
+    assert!(matches!(server.next(), ControlEvent::Joined { .. }));
+    assert!(matches!(server.next(), ControlEvent::Left { outcome: Outcome::Failed(reason), .. } if reason == "/dev/sda: no space"));
+    until(&link, &FromSender::Acknowledged);
+}
+
+#[test]
+fn an_operator_can_dismiss_a_receiver() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = listed(&server.options(), range(0, 10));
+    let ControlEvent::Joined { receiver, .. } = server.next() else { panic!() };
+    assert!(server.control.dismiss(receiver, "wrong rack".to_owned()));
+    until(&link, &FromSender::Dismissed("wrong rack".to_owned()));
+    assert!(matches!(server.next(), ControlEvent::Left { outcome: Outcome::Failed(reason), .. } if reason.contains("wrong rack")));
+    assert!(link.events().recv_timeout(DEADLINE).is_err(), "it does not come back by itself");
+    assert!(!server.control.dismiss(receiver, String::new()), "it is not listed");
+}
+
+#[test]
+fn a_scattered_want_set_arrives_whole() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = enrolled(&server.options());
+    let want: Vec<_> = (0..75_000).map(|i| range(2 * i, 1)).collect();
+    link.send(ToSender::Ready { want: want.clone() });
+    let ControlEvent::Joined { want: joined, .. } = server.next() else { panic!() };
+    assert!(joined == want);
+}
+
+/// Passes connections on to a server, until it is told to cut them or to let everything vanish as a pulled cable does.
+struct Proxy {
+    address: SocketAddr,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+    unplugged: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn to(server: SocketAddr) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, unplugged) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (kept, silent) = (open.clone(), unplugged.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(server).unwrap());
+                kept.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+                let directions = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+                for (from, to) in directions {
+                    let silent = silent.clone();
+                    std::thread::spawn(move || pass_on(from, to, &silent));
+                }
+            }
+        });
+        Proxy { address, open, unplugged }
+    }
+
+    fn cut(&self) {
+        for stream in self.open.lock().unwrap().drain(..) {
+            // Either end may have closed it.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, silent: &AtomicBool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if !silent.load(Ordering::Relaxed) && to.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+    }
+    if !silent.load(Ordering::Relaxed) {
+        let _ = to.shutdown(Shutdown::Write);
+    }
+}
+
+#[test]
+fn a_pulled_cable_is_noticed_by_both_ends_in_ten_seconds() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let proxy = Proxy::to(server.control.local_addr());
+    let give_up_after = Duration::from_secs(1);
+    let (_, link) = listed(&ConnectOptions { server: proxy.address.into(), give_up_after, ..server.options() }, range(0, 10));
+    assert!(matches!(server.next(), ControlEvent::Joined { .. }));
+    let start = Instant::now();
+    proxy.unplugged.store(true, Ordering::Relaxed);
+    until_lost(&link);
+    assert!(matches!(server.next(), ControlEvent::Left { outcome: Outcome::Lost(_), .. }));
+    // 9 s and what a busy machine adds.
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(matches!(heard(&link), FromSender::GaveUp(_)));
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_receiver_that_comes_back_keeps_its_place_and_one_of_the_same_name_has_its_own() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, namesake) = listed(&server.options(), range(0, 10));
+    assert!(matches!(server.next(), ControlEvent::Joined { .. }));
+
+    let proxy = Proxy::to(server.control.local_addr());
+    let (_, link) = listed(&ConnectOptions { server: proxy.address.into(), ..server.options() }, range(0, 10));
+    let ControlEvent::Joined { receiver, .. } = server.next() else { panic!() };
+    for _ in 0..3 {
+        proxy.cut();
+        assert!(matches!(server.next(), ControlEvent::Left { receiver: left, outcome: Outcome::Lost(_) } if left == receiver));
+        until(&link, &FromSender::NeedReady);
+        link.send(ToSender::Ready { want: vec![range(0, 5)] });
+        until(&link, &FromSender::Listed);
+        assert!(matches!(server.next(), ControlEvent::Joined { receiver: back, .. } if back == receiver));
+    }
+    let rows = server.control.roster().receivers;
+    assert_eq!(rows.iter().map(|row| row.attendances).collect::<Vec<_>>(), [1, 4]);
+    assert_eq!(rows.iter().filter(|row| row.state == ReceiverState::Listed).count(), 2);
+    drop(namesake);
+}
+
+#[test]
+fn a_completion_is_counted_once_though_its_acknowledgement_was_lost() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let proxy = Proxy::to(server.control.local_addr());
+    let (_, link) = listed(&ConnectOptions { server: proxy.address.into(), ..server.options() }, range(0, 10));
+    assert!(matches!(server.next(), ControlEvent::Joined { .. }));
+    // The network fails at some moment around the acknowledgement; whatever the moment, the outcome is the same.
+    link.send(ToSender::Complete { image_bytes: 1, duration_ms: 1 });
+    assert!(matches!(server.next(), ControlEvent::Left { outcome: Outcome::Completed, .. }));
+    proxy.cut();
+    loop {
+        match heard(&link) {
+            FromSender::Acknowledged => break,
+            FromSender::NeedReady => link.send(ToSender::Ready { want: Vec::new() }),
+            FromSender::Lost(_) | FromSender::Listed | FromSender::Pace(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(server.events.is_empty(), "the engine hears of it once");
+    assert_eq!(server.control.roster().receivers.len(), 1);
+}
+
+#[test]
+fn a_link_that_is_dropped_while_its_sender_is_away_ends_at_once() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = listed(&server.options(), range(0, 10));
+    server.control.stop();
+    until_lost(&link);
+    let start = Instant::now();
+    drop(link);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
