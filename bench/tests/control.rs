@@ -1,6 +1,8 @@
 //! The control plane of both ends together, over the loopback interface: the sender's server and the receiver's link. What hostile
 //! clients do to the server is tested beside it.
 
+#![allow(clippy::unwrap_used)]
+
 use receiver::control::{ConnectOptions, ControlError, ControlLink, Enrolled, FromSender, ServerAddress, ToSender, Trust, enrol};
 use sender::control::{
     ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, Outcome, ReceiverState, ServerIdentity, SessionInfo, StreamInfo,

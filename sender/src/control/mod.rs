@@ -3,8 +3,8 @@
 //! [`ControlServer::start`] runs it on threads of its own. What receivers do reaches the engine as [`ControlEvent`]s through a
 //! channel, checked and in order; the engine never calls back into a connection, it only sets the pace and dismisses.
 //!
-//! A receiver passes through enrolled → listed → completed, failed or lost ([`ReceiverState`]); see [`roster`] for how one that
-//! comes back is recognised.
+//! A receiver passes through enrolled → listed → completed, failed or lost ([`ReceiverState`]). One whose agent comes back after a
+//! lost connection keeps its row on the list and its [`ReceiverId`]; two machines of the same name are two.
 
 mod attendance;
 mod connection;
