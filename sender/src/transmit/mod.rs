@@ -195,7 +195,7 @@ pub fn open(config: &StreamConfig) -> Result<Opened, Error> {
                 refused = vec![format!("no AF_XDP: {error}")];
                 break;
             }
-            Err(error) => refused.push(format!("no {}: {error}", if zero_copy { "zero-copy" } else { "AF_XDP copy mode" })),
+            Err(error) => refused.push(refusal(zero_copy, &error)),
         }
     }
     if config.choice == Choice::Udp {
@@ -206,9 +206,33 @@ pub fn open(config: &StreamConfig) -> Result<Opened, Error> {
     Ok(Opened { transmit: Box::new(socket), description })
 }
 
+/// Why a mode of AF_XDP is not to be had, as an operator understands it.
+fn refusal(zero_copy: bool, error: &Error) -> String {
+    let mode = if zero_copy { "zero-copy" } else { "AF_XDP copy mode" };
+    let code = match error {
+        Error::AfXdp { source, .. } => source.raw_os_error(),
+        _ => None,
+    };
+    match code {
+        Some(libc::EOPNOTSUPP) if zero_copy => "the driver has no zero-copy".to_owned(),
+        Some(libc::EPERM | libc::EACCES) => format!("no {mode}: it needs root or CAP_NET_RAW and CAP_NET_ADMIN"),
+        Some(libc::EBUSY) => format!("no {mode}: another program uses the queue"),
+        _ => format!("no {mode}: {error}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_say_what_an_operator_can_do() {
+        let error = |code| Error::AfXdp { what: "binding the socket", source: io::Error::from_raw_os_error(code) };
+        assert_eq!(refusal(true, &error(libc::EOPNOTSUPP)), "the driver has no zero-copy");
+        assert!(refusal(false, &error(libc::EPERM)).contains("CAP_NET_RAW"));
+        assert!(refusal(false, &error(libc::EBUSY)).contains("another program"));
+        assert!(refusal(false, &error(libc::ENODEV)).starts_with("no AF_XDP copy mode: binding the socket: "));
+    }
 
     #[test]
     fn a_default_packet_fills_an_ordinary_frame() {
