@@ -1,5 +1,7 @@
 //! The sending threads with a real pack and a network that is a channel: what leaves is what the pack holds, repairs mend, and what
 //! breaks is said.
+// Helpers outside test functions, too: what is unexpected here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use image::Pack;

@@ -1,4 +1,6 @@
 //! `discus serve` as a program, on the loopback interface and without receivers: what it says and how it exits. Needs no root.
+// Helpers outside test functions, too: what is unexpected here fails the test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
