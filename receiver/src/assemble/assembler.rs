@@ -58,7 +58,9 @@ pub struct Assembler {
     verified: Vec<ChunkId>,
     positions: Positions,
     packets_seen: Option<u64>,
-    packets_seen_reported: Option<u64>,
+    /// `packets_seen` when the stream positions last moved, and what of it has been reported.
+    seen_at_position: Option<u64>,
+    seen_reported: Option<u64>,
     backlog_permille: u16,
     report_interval_us: u64,
     reported_at: Option<Micros>,
@@ -108,7 +110,8 @@ impl Assembler {
             verified: Vec::new(),
             positions: Positions::default(),
             packets_seen: None,
-            packets_seen_reported: None,
+            seen_at_position: None,
+            seen_reported: None,
             backlog_permille: 0,
             report_interval_us: REPORT_INTERVAL_US,
             reported_at: None,
@@ -199,13 +202,15 @@ impl Assembler {
             Moved::On => {}
             Moved::Anew => self.forget_last_seen(),
         }
+        self.seen_at_position = self.packets_seen;
         self.no_victim = false;
         self.news = true;
     }
 
     // What is reported.
 
-    /// Packets of this session that the filter or socket has seen, wanted or not, since the start.
+    /// Packets of this session that the filter or socket has seen, wanted or not, since the start. The sender compares their number with the
+    /// stream's position, so it is best told right before each [`Assembler::on_sync`].
     pub fn note_traffic(&mut self, packets_seen: u64) {
         self.packets_seen = Some(packets_seen);
     }
@@ -235,8 +240,8 @@ impl Assembler {
         self.news = false;
         let (deficits, all_told) = self.take_deficits();
         let (passed, packets_sent) = self.positions.take();
-        let packets_seen = self.packets_seen.zip(self.packets_seen_reported).map(|(total, before)| total.saturating_sub(before));
-        self.packets_seen_reported = self.packets_seen;
+        let packets_seen = self.seen_at_position.zip(self.seen_reported).map(|(total, before)| total.saturating_sub(before));
+        self.seen_reported = self.seen_at_position;
         Some(Report {
             // A position promises that what was before it is known. What did not fit is said next time, and the position with it.
             passed: if all_told { passed } else { Vec::new() },
@@ -261,7 +266,8 @@ impl Assembler {
         }
         self.verified.clear();
         self.positions.clear();
-        self.packets_seen_reported = None;
+        self.seen_at_position = None;
+        self.seen_reported = None;
         self.reported_at = None;
         self.news = false;
         self.forget_last_seen();

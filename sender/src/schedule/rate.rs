@@ -16,7 +16,9 @@ use wire::report::Report;
 /// Time between two decisions: several report intervals of 10 ms.
 const WINDOW_US: u64 = 50_000;
 /// Packets that a receiver's loss must rest on: 5 % of 200 are 10 packets, which is no accident.
-const SAMPLE_PACKETS_MIN: u64 = 200;
+const SAMPLE_PACKETS_MIN: i64 = 200;
+/// More packets than a window can have, so that sums stay far from overflowing.
+const PACKETS_MAX: i64 = 1 << 40;
 /// The rate to begin with, when the cap allows: what every machine of the last 15 years receives. 10 Gbit/s is reached in 6 windows.
 const START_BITS_PER_SECOND: u64 = 1_000_000_000;
 const LOSS_TOLERATED_PERMILLE: u64 = 50;
@@ -30,12 +32,20 @@ const FUTILE_DECREASES: u32 = 4;
 /// One in this many receivers may be left out of account.
 const STRAGGLER_SHARE: usize = 10;
 
+/// What one receiver reported, of which half is forgotten every window. A receiver's count of packets is taken at another moment than its position
+/// in the stream: it may be ahead by what waits in the receiver's rings, and the next one behind. So lost packets are counted with their sign.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
-    seen: u64,
-    sent: u64,
+    sent: i64,
+    lost: i64,
     backlog_permille: u64,
     fresh: bool,
+}
+
+impl Sample {
+    fn loss_permille(&self) -> u64 {
+        (self.lost.max(0) * 1000 / self.sent.max(1)) as u64
+    }
 }
 
 /// See the module's text.
@@ -78,11 +88,14 @@ impl RateControl {
         self.rate
     }
 
-    /// Takes the figures of a report. Figures that cannot be (more seen than sent) count as no loss.
+    /// Takes the figures of a report.
     pub(super) fn note(&mut self, receiver: ReceiverId, report: &Report) {
         let sample = self.samples.entry(receiver).or_default();
-        sample.sent = sample.sent.saturating_add(report.packets_sent);
-        sample.seen = sample.seen.saturating_add(report.packets_seen.min(report.packets_sent));
+        // Within a stream's numbers; anything beyond is not true.
+        let sent = i64::from(u32::try_from(report.packets_sent).unwrap_or(u32::MAX));
+        let seen = i64::from(u32::try_from(report.packets_seen).unwrap_or(u32::MAX));
+        sample.sent = sample.sent.saturating_add(sent).min(PACKETS_MAX);
+        sample.lost = sample.lost.saturating_add(sent - seen).clamp(-sample.sent, sample.sent);
         sample.backlog_permille = u64::from(report.backlog_permille.min(1000));
         sample.fresh = true;
     }
@@ -103,14 +116,12 @@ impl RateControl {
             return;
         }
         let backlog_permille = worst(fresh().map(|sample| sample.backlog_permille));
-        let counted = || fresh().filter(|sample| sample.sent >= SAMPLE_PACKETS_MIN);
-        let loss = worst(counted().map(|sample| {
-            let lost = u128::from(sample.sent - sample.seen);
-            (lost * 1000 / u128::from(sample.sent)) as u64
-        }));
+        let loss = worst(fresh().filter(|sample| sample.sent >= SAMPLE_PACKETS_MIN).map(Sample::loss_permille));
         for sample in self.samples.values_mut().filter(|sample| sample.fresh) {
-            let spent = sample.sent >= SAMPLE_PACKETS_MIN;
-            *sample = Sample { fresh: false, ..if spent { Sample::default() } else { *sample } };
+            sample.fresh = false;
+            if sample.sent >= SAMPLE_PACKETS_MIN {
+                (sample.sent, sample.lost) = (sample.sent / 2, sample.lost / 2);
+            }
         }
         self.decide(loss, backlog_permille.unwrap_or(0));
     }

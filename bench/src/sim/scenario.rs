@@ -1,0 +1,268 @@
+//! What is simulated: a pack, receivers with their networks and disks, and what goes wrong.
+
+use super::random::Random;
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Seeds everything random in the run.
+    pub seed: u64,
+    /// K of each chunk of the pack.
+    pub source_symbols: Vec<u16>,
+    /// The chunks of each image, ascending.
+    pub images: Vec<Vec<u32>>,
+    /// The operator's cap.
+    pub cap_bits_per_second: u64,
+    /// The sender's network interface.
+    pub line_bits_per_second: u64,
+    /// Groups that the sender's engine takes from the scheduler before the first of them has left.
+    pub groups_ahead: usize,
+    /// The receivers.
+    pub receivers: Vec<Receiver>,
+    /// Times at which the sender dies, and for how long.
+    pub sender_restarts: Vec<(u64, u64)>,
+    /// By when everybody who can be complete must be.
+    pub limit_us: u64,
+}
+
+/// One receiver.
+#[derive(Clone, Debug)]
+pub struct Receiver {
+    /// Index of its image.
+    pub image: usize,
+    /// When it starts.
+    pub start_us: u64,
+    /// From the sender's interface to its own.
+    pub latency_us: u64,
+    /// From its control connection to the sender's scheduler, and up to this much more.
+    pub report_latency_us: u64,
+    /// See `report_latency_us`.
+    pub report_jitter_us: u64,
+    /// Least time between its reports.
+    pub report_interval_us: u64,
+    /// Independent loss of packets.
+    pub loss_ppm: u32,
+    /// A burst begins at a packet with this probability …
+    pub burst_ppm: u32,
+    /// … and takes up to this many.
+    pub burst_packets_max: u64,
+    /// One burst at a given packet (counted at this receiver), so long.
+    pub burst_once: Option<(u64, u64)>,
+    /// Packets that are overtaken by others …
+    pub reorder_ppm: u32,
+    /// … by up to this much.
+    pub reorder_us: u64,
+    /// Packets that come twice.
+    pub duplicate_ppm: u32,
+    /// What the narrowest link on the way carries.
+    pub path_bits_per_second: u64,
+    /// Packets that wait before it at most.
+    pub path_queue_packets: u64,
+    /// Buffers for chunks in assembly and on their way to disk.
+    pub buffers: usize,
+    /// Of these, chunks in assembly at most.
+    pub entries: usize,
+    /// Decoding, hashing and writing of one chunk, one after the other.
+    pub finish_us: u64,
+    /// Chunks that turn out corrupt.
+    pub corrupt_ppm: u32,
+    /// What it does.
+    pub conduct: Conduct,
+    /// Times at which its control connection breaks, and how long until it is back.
+    pub disconnects: Vec<(u64, u64)>,
+}
+
+/// How a receiver behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduct {
+    /// As it should.
+    Honest,
+    /// It dies.
+    Crash {
+        /// When.
+        at_us: u64,
+        /// When the sender learns of it.
+        noticed_us: u64,
+        /// When it comes back, with nothing in its memory or on its disk.
+        back_us: Option<u64>,
+    },
+    /// It sends reports that are untrue in every way.
+    Liar {
+        /// How often.
+        interval_us: u64,
+    },
+}
+
+/// Bytes of every symbol: that of MTU 1500.
+pub(super) const SYMBOL_BYTES: u16 = 1408;
+/// Ethernet, IPv4, UDP.
+pub(super) const FRAME_OVERHEAD_BYTES: u32 = 42;
+
+const GBIT: u64 = 1_000_000_000;
+
+impl Receiver {
+    /// A receiver of `image` on a quiet LAN.
+    pub fn on_lan(image: usize) -> Receiver {
+        Receiver {
+            image,
+            start_us: 0,
+            latency_us: 50,
+            report_latency_us: 300,
+            report_jitter_us: 0,
+            report_interval_us: 10_000,
+            loss_ppm: 0,
+            burst_ppm: 0,
+            burst_packets_max: 0,
+            burst_once: None,
+            reorder_ppm: 0,
+            reorder_us: 0,
+            duplicate_ppm: 0,
+            path_bits_per_second: 10 * GBIT,
+            path_queue_packets: 1_000,
+            buffers: 900,
+            entries: 800,
+            finish_us: 200,
+            corrupt_ppm: 0,
+            conduct: Conduct::Honest,
+            disconnects: Vec::new(),
+        }
+    }
+}
+
+impl Scenario {
+    /// `receivers` receivers of one image of `chunks` chunks of K = 187 on a quiet LAN at 5 Gbit/s.
+    pub fn on_lan(seed: u64, chunks: usize, receivers: usize) -> Scenario {
+        Scenario {
+            seed,
+            source_symbols: vec![187; chunks],
+            images: vec![(0..chunks as u32).collect()],
+            cap_bits_per_second: 5 * GBIT,
+            line_bits_per_second: 10 * GBIT,
+            groups_ahead: 2,
+            receivers: vec![Receiver::on_lan(0); receivers],
+            sender_restarts: Vec::new(),
+            limit_us: 60_000_000,
+        }
+    }
+
+    /// Whatever `seed` makes of it.
+    pub fn random(seed: u64) -> Scenario {
+        let mut random = Random::new(seed);
+        let chunks = random.between(1, 150) as usize;
+        let typical = random.pick(&[1, 4, 30, 30, 60, 187, 187]);
+        let source_symbols =
+            (0..chunks).map(|_| if random.chance_ppm(100_000) { random.between(1, 200) as u16 } else { typical }).collect();
+        let images = random_images(&mut random, chunks as u32);
+        let cap_bits_per_second = random.pick(&[GBIT / 10, GBIT, 5 * GBIT, 10 * GBIT]);
+        let mut scenario = Scenario {
+            seed,
+            source_symbols,
+            images,
+            cap_bits_per_second,
+            line_bits_per_second: random.pick(&[GBIT, 10 * GBIT]),
+            groups_ahead: random.between(1, 3) as usize,
+            receivers: Vec::new(),
+            sender_restarts: Vec::new(),
+            limit_us: 0,
+        };
+        let transfer_us = scenario.transfer_us();
+        let count = random.pick(&[1, 1, 2, 3, 3, 4, 8, 12]);
+        scenario.receivers = (0..count).map(|_| random_receiver(&mut random, scenario.images.len(), transfer_us)).collect();
+        if random.chance_ppm(150_000) {
+            scenario.sender_restarts.push((random.below(transfer_us * 2), random.between(1_000, 500_000)));
+        }
+        // An honest receiver that is alone on the list at the start makes every scenario end in something.
+        scenario.receivers[0].conduct = Conduct::Honest;
+        scenario.limit_us = scenario.generous_limit_us();
+        scenario
+    }
+
+    /// Time that all chunks take on the line, once, without loss.
+    pub fn transfer_us(&self) -> u64 {
+        let symbols: u64 = self.source_symbols.iter().map(|&symbols| u64::from(symbols)).sum();
+        let rate = self.cap_bits_per_second.min(self.line_bits_per_second);
+        symbols * frame_bits() * 1_000_000 / rate + 1
+    }
+
+    /// A time that only a run that stands still exceeds: everything, for each receiver, at the lowest rate that congestion control knows or its
+    /// disk has, four times over, and a minute.
+    fn generous_limit_us(&self) -> u64 {
+        let chunks = self.source_symbols.len() as u64;
+        let alone = |receiver: &Receiver| {
+            let slowest = receiver.path_bits_per_second.min(self.cap_bits_per_second / 100);
+            let transfer_us = self.transfer_us() * self.cap_bits_per_second / slowest.max(1);
+            receiver.start_us + 4 * (transfer_us + chunks * receiver.finish_us)
+        };
+        60_000_000 + self.receivers.iter().map(alone).sum::<u64>()
+    }
+}
+
+/// Bits of one packet on the wire.
+pub(super) fn frame_bits() -> u64 {
+    (wire::packet::HEADER_BYTES as u64 + u64::from(SYMBOL_BYTES) + u64::from(FRAME_OVERHEAD_BYTES)) * 8
+}
+
+/// One to four images with a common part.
+fn random_images(random: &mut Random, chunks: u32) -> Vec<Vec<u32>> {
+    let count = random.between(1, 4);
+    let common_ppm = random.pick(&[0, 300_000, 700_000, 1_000_000]);
+    let mut images = vec![Vec::new(); count as usize];
+    for chunk in 0..chunks {
+        let owner = random.below(count) as usize;
+        let common = random.chance_ppm(common_ppm);
+        for (index, image) in images.iter_mut().enumerate() {
+            if common || index == owner {
+                image.push(chunk);
+            }
+        }
+    }
+    images
+}
+
+fn random_receiver(random: &mut Random, images: usize, transfer_us: u64) -> Receiver {
+    let sometimes = |random: &mut Random, value: u32| if random.chance_ppm(300_000) { value } else { 0 };
+    let loss_ppm = random.pick(&[0, 0, 100, 1_000, 10_000, 10_000, 50_000, 200_000]);
+    let burst_ppm = sometimes(random, 200);
+    let reorder_ppm = sometimes(random, 10_000);
+    let duplicate_ppm = sometimes(random, 10_000);
+    let corrupt_ppm = if random.chance_ppm(100_000) { 20_000 } else { 0 };
+    let slow_disk = random.chance_ppm(150_000);
+    let narrow = random.chance_ppm(100_000);
+    let buffers = if random.chance_ppm(200_000) { random.between(1, 40) as usize } else { 900 };
+    let conduct = match random.below(20) {
+        0..3 => {
+            let at_us = random.below(transfer_us * 2);
+            let back_us = random.chance_ppm(500_000).then(|| at_us + random.between(1_000, 2_000_000));
+            Conduct::Crash { at_us, noticed_us: at_us + random.pick(&[100, 10_000, 3_000_000, 20_000_000]), back_us }
+        }
+        3 => Conduct::Liar { interval_us: random.between(100, 20_000) },
+        _ => Conduct::Honest,
+    };
+    let disconnects = match random.chance_ppm(150_000) {
+        true => vec![(random.below(transfer_us * 2), random.between(1_000, 1_000_000))],
+        false => Vec::new(),
+    };
+    Receiver {
+        image: random.below(images as u64) as usize,
+        start_us: random.pick(&[0, 0, 0, transfer_us / 2, transfer_us * 2]),
+        latency_us: random.pick(&[5, 50, 500, 20_000]),
+        report_latency_us: random.pick(&[100, 300, 2_000, 40_000]),
+        report_jitter_us: random.pick(&[0, 100, 5_000]),
+        report_interval_us: random.pick(&[1_000, 10_000, 10_000, 100_000]),
+        loss_ppm,
+        burst_ppm,
+        burst_packets_max: random.pick(&[8, 64, 500, 3_000]),
+        burst_once: None,
+        reorder_ppm,
+        reorder_us: random.pick(&[10, 200, 5_000]),
+        duplicate_ppm,
+        path_bits_per_second: if narrow { GBIT / 4 } else { 10 * GBIT },
+        path_queue_packets: random.pick(&[50, 1_000]),
+        buffers,
+        entries: buffers,
+        finish_us: if slow_disk { random.between(2_000, 20_000) } else { 200 },
+        corrupt_ppm,
+        conduct,
+        disconnects,
+    }
+}
