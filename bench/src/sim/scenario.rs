@@ -229,9 +229,10 @@ fn random_receiver(random: &mut Random, images: usize, transfer_us: u64) -> Rece
     let slow_disk = random.chance_ppm(150_000);
     let narrow = random.chance_ppm(100_000);
     let buffers = if random.chance_ppm(200_000) { random.between(1, 40) as usize } else { 900 };
+    let start_us = random.pick(&[0, 0, 0, transfer_us / 2, transfer_us * 2]);
     let conduct = match random.below(20) {
         0..3 => {
-            let at_us = random.below(transfer_us * 2);
+            let at_us = start_us + 1 + random.below(transfer_us * 2);
             let back_us = random.chance_ppm(500_000).then(|| at_us + random.between(1_000, 2_000_000));
             Conduct::Crash { at_us, noticed_us: at_us + random.pick(&[100, 10_000, 3_000_000, 20_000_000]), back_us }
         }
@@ -244,7 +245,7 @@ fn random_receiver(random: &mut Random, images: usize, transfer_us: u64) -> Rece
     };
     Receiver {
         image: random.below(images as u64) as usize,
-        start_us: random.pick(&[0, 0, 0, transfer_us / 2, transfer_us * 2]),
+        start_us,
         latency_us: random.pick(&[5, 50, 500, 20_000]),
         report_latency_us: random.pick(&[100, 300, 2_000, 40_000]),
         report_jitter_us: random.pick(&[0, 100, 5_000]),

@@ -261,7 +261,11 @@ impl<'a> World<'a> {
             Event::Starts { receiver } => self.start(receiver),
             Event::Dies { receiver } => self.die(receiver),
             Event::Disconnects { receiver, down_us } => self.disconnect(receiver, down_us),
-            Event::Connects { receiver, life } => self.connect(receiver, life),
+            Event::Connects { receiver, life } => {
+                self.connect(receiver, life);
+                // It may have become complete on its own.
+                self.drive_receiver(receiver)?;
+            }
             Event::Lies { receiver } => self.lie(receiver),
             Event::Packet { receiver, header } => self.packet(receiver, header)?,
             Event::Finishes { receiver, life } => self.finish(receiver, life)?,
