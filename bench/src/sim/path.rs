@@ -3,12 +3,17 @@
 use super::random::Random;
 use super::scenario::{Receiver, frame_bits};
 
+/// A burst of n packets lasts as long as n packets at 100 Mbit/s.
+const BURST_NS_PER_PACKET: u64 = 120_000;
+
 /// See the module's text. Times are in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Path {
     random: Random,
     packets: u64,
     burst_left: u64,
+    /// A burst is an event on the line: it ends in time even when hardly anything is sent.
+    burst_until_ns: u64,
     /// When the narrowest link has sent everything that waits for it.
     busy_until_ns: u64,
     /// Packets lost, of those that the sender sent.
@@ -17,18 +22,25 @@ pub(super) struct Path {
 
 impl Path {
     pub(super) fn new(random: Random) -> Path {
-        Path { random, packets: 0, burst_left: 0, busy_until_ns: 0, lost: 0 }
+        Path { random, packets: 0, burst_left: 0, burst_until_ns: 0, busy_until_ns: 0, lost: 0 }
     }
 
     /// When a packet that leaves at `departs_ns` arrives: not at all, once or twice.
     pub(super) fn carry(&mut self, spec: &Receiver, departs_ns: u64) -> [Option<u64>; 2] {
         self.packets += 1;
-        match spec.burst_once {
-            Some((at, length)) if self.packets == at => self.burst_left = length,
+        if departs_ns > self.burst_until_ns {
+            self.burst_left = 0;
+        }
+        let begins = match spec.burst_once {
+            Some((at, length)) if self.packets == at => Some(length),
             _ if self.burst_left == 0 && self.random.chance_ppm(spec.burst_ppm) => {
-                self.burst_left = self.random.between(1, spec.burst_packets_max.max(1));
+                Some(self.random.between(1, spec.burst_packets_max.max(1)))
             }
-            _ => {}
+            _ => None,
+        };
+        if let Some(length) = begins {
+            self.burst_left = length;
+            self.burst_until_ns = departs_ns + length * BURST_NS_PER_PACKET;
         }
         let in_burst = self.burst_left > 0;
         self.burst_left = self.burst_left.saturating_sub(1);

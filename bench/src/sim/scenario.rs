@@ -228,7 +228,7 @@ fn random_receiver(random: &mut Random, images: usize, transfer_us: u64) -> Rece
     let corrupt_ppm = if random.chance_ppm(100_000) { 20_000 } else { 0 };
     let slow_disk = random.chance_ppm(150_000);
     let narrow = random.chance_ppm(100_000);
-    let buffers = if random.chance_ppm(200_000) { random.between(1, 40) as usize } else { 900 };
+    let buffers = if random.chance_ppm(200_000) { random.between(16, 100) as usize } else { 900 };
     let start_us = random.pick(&[0, 0, 0, transfer_us / 2, transfer_us * 2]);
     let conduct = match random.below(20) {
         0..3 => {
