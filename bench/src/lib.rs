@@ -6,3 +6,4 @@ pub mod filter;
 pub mod impair;
 pub mod lab;
 pub mod peers;
+pub mod sim;

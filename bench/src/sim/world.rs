@@ -66,7 +66,6 @@ struct Packed {
     sequence: u32,
     symbol: u16,
     source_symbols: u16,
-    life: u32,
 }
 
 struct Member {
@@ -417,11 +416,11 @@ impl<'a> World<'a> {
         let scenario = self.scenario;
         for (receiver, spec) in scenario.receivers.iter().enumerate() {
             let member = &mut self.members[receiver];
-            if member.node.is_none() || member.complete_us.is_some() {
+            if member.complete_us.is_some() {
                 continue;
             }
-            let life = member.life;
-            let header = Packed { chunk, sequence: sequence.0, symbol: symbol.0, source_symbols, life };
+            // Whether there is somebody to take it is seen when it arrives.
+            let header = Packed { chunk, sequence: sequence.0, symbol: symbol.0, source_symbols };
             for arrives_ns in member.path.carry(spec, departs_ns).into_iter().flatten() {
                 self.at_ns(arrives_ns, Event::Packet { receiver, header });
             }
@@ -541,7 +540,7 @@ impl<'a> World<'a> {
     fn packet(&mut self, receiver: usize, packed: Packed) -> Result<(), String> {
         let parameters = self.parameters;
         let member = &mut self.members[receiver];
-        let Some(node) = member.node.as_mut().filter(|_| member.life == packed.life) else { return Ok(()) };
+        let Some(node) = &mut member.node else { return Ok(()) };
         let header = Header {
             kind: if packed.chunk == parameters.chunk_count { Kind::Sync } else { Kind::Symbol },
             session: SESSION,

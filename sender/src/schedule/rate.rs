@@ -1,12 +1,13 @@
 //! How fast to send: up to the operator's cap, below it as the receivers' loss and backlog allow.
 //!
 //! Every 50 ms with enough reports in it, the rate is judged by the worst receiver that is not a straggler (the worst tenth of ten
-//! or more receivers is left out of account: it must not slow the rest). More than 70 % backlog takes 15 % off the rate. More than 5 % loss in two
-//! windows in a row, or more than a quarter in one, takes a quarter off: random loss of 1 % stays far below, and one burst is not a
-//! trend. Otherwise the rate grows by half a window until the first setback, by a sixteenth afterwards.
+//! or more receivers is left out of account: it must not slow the rest). More than 70 % backlog takes 15 % off the rate, a full one half. More than 5 % loss in two
+//! windows in a row, or more than a quarter in one, takes off what was lost, but no less than a quarter and no more than half: random loss of
+//! 1 % stays far below, and one burst is not a trend. Otherwise the rate grows by half a window until the first setback, by a sixteenth
+//! afterwards.
 //!
-//! Loss that does not fall when the rate does is not made by the rate (a bad cable, or a receiver that lies): after four
-//! decreases without effect the rate goes back to where it was and that much loss is put up with.
+//! Where a link is too narrow, as much arrives after a decrease as before. Where what arrives falls with the rate, the loss is not made by the
+//! rate (a bad cable, or a receiver that lies): after four decreases the rate goes back to where it was and that much loss is put up with.
 
 use super::ReceiverId;
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ const LOSS_SEVERE_PERMILLE: u64 = 250;
 const LOSS_TOLERATED_MAX_PERMILLE: u64 = 900;
 const BACKLOG_HIGH_PERMILLE: u64 = 700;
 const BACKLOG_LOW_PERMILLE: u64 = 500;
-/// 0.75^4 is 0.32: loss made by the rate would have gone.
+/// 0.75^4 is 0.32: loss made by the rate would have gone, or as much as before would arrive.
 const FUTILE_DECREASES: u32 = 4;
 /// One in this many receivers may be left out of account.
 const STRAGGLER_SHARE: usize = 10;
@@ -135,7 +136,9 @@ impl RateControl {
         }
         if backlog_permille > BACKLOG_HIGH_PERMILLE {
             self.ramping = false;
-            self.set(self.rate - self.rate * 15 / 100);
+            // From 15 % off at 70 % to 50 % off when all is full: a receiver with little memory leaves little time.
+            let off_permille = 150 + (backlog_permille - BACKLOG_HIGH_PERMILLE) * 350 / (1000 - BACKLOG_HIGH_PERMILLE);
+            self.set((u128::from(self.rate) * u128::from(1000 - off_permille) / 1000) as u64);
         } else if confirmed {
             self.decrease_for(loss);
         } else if !lossy && loss_permille.is_some() {
@@ -156,14 +159,16 @@ impl RateControl {
             self.before_decreases = (self.rate, loss_permille);
         }
         let (rate_before, loss_before) = self.before_decreases;
-        if self.decreases >= FUTILE_DECREASES && loss_permille * 10 >= loss_before * 7 {
+        let arrives = |rate: u64, loss_permille: u64| u128::from(rate) * u128::from(1000 - loss_permille.min(1000));
+        let less_arrives = arrives(self.rate, loss_permille) * 10 < arrives(rate_before, loss_before) * 6;
+        if self.decreases >= FUTILE_DECREASES && loss_permille * 10 >= loss_before * 7 && less_arrives {
             self.tolerated_permille = (loss_permille * 5 / 4).min(LOSS_TOLERATED_MAX_PERMILLE);
             self.decreases = 0;
             self.set(rate_before);
             return;
         }
         self.decreases += 1;
-        self.set(self.rate - self.rate / 4);
+        self.set((u128::from(self.rate) * u128::from(1000 - loss_permille.clamp(250, 500)) / 1000) as u64);
     }
 
     fn set(&mut self, rate: u64) {
@@ -242,10 +247,27 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_link_is_found_whatever_the_overshoot() {
+        let mut run = Run::new(10 * GBIT);
+        let mut worst_after = 0;
+        for window in 0..60 {
+            let rate = run.control.bits_per_second();
+            let loss_permille = 1000 - (GBIT / 4 * 1000 / rate).min(1000);
+            run.window(&[loss_permille], 0);
+            if window >= 10 {
+                worst_after = worst_after.max(rate);
+            }
+        }
+        assert!(worst_after < GBIT / 2, "{worst_after}");
+        assert!(run.control.bits_per_second() > GBIT / 8);
+    }
+
+    #[test]
     fn backlog_holds_and_slows_down_to_the_floor() {
         let mut run = Run::new(GBIT);
         assert_eq!(run.window(&[0], 600), GBIT);
-        assert_eq!(run.window(&[0], 800), GBIT * 85 / 100);
+        assert_eq!(run.window(&[0], 700), GBIT);
+        assert_eq!(run.window(&[0], 850), GBIT * 675 / 1000);
         for _ in 0..100 {
             run.window(&[0], 1000);
         }
