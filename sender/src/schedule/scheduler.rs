@@ -539,3 +539,7 @@ impl Scheduler {
         group
     }
 }
+
+#[cfg(test)]
+#[path = "scheduler_tests.rs"]
+mod tests;
