@@ -403,5 +403,4 @@ impl Assembler {
 }
 
 #[cfg(test)]
-#[path = "assembler_tests.rs"]
 mod tests;

@@ -1,10 +1,11 @@
 //! Each rule of the scheduler, one at a time; then arbitrary events in arbitrary order.
 
 use super::*;
+use crate::schedule::ChunkSymbols;
 use proptest::prelude::*;
 use wire::report::Deficit;
 use wire::session::SessionParameters;
-use wire::{Sequence, SessionId};
+use wire::{Sequence, SessionId, SymbolIndex};
 
 const STREAM: StreamId = StreamId(0);
 const A: ReceiverId = ReceiverId(1);
