@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::cursor::{Cursor, Malformed};
 use super::encode::{MAGIC, VERSION};
 use super::{
-    Body, ChunkDescriptor, Content, DiskBody, Entry, EntryKind, Extent, Manifest, NAME_BYTES_MAX, PATH_BYTES_MAX, SIZE_BYTES_MAX, TreeBody,
-    Xattr, check_image_name, chunk_pages_in_range, envelope,
+    Body, ChunkDescriptor, Content, DiskBody, Entry, EntryKind, Extent, Manifest, NAME_BYTES_MAX, PATH_BYTES_MAX, RAW_BYTES_MAX,
+    SIZE_BYTES_MAX, TreeBody, Xattr, check_image_name, chunk_pages_in_range, envelope,
 };
 use crate::{ChunkId, Codec, ImageKind, PAGE_BYTES};
 
@@ -36,6 +36,9 @@ pub(super) fn decode(section: &[u8]) -> Result<Manifest, Malformed> {
         return Err("a reserved byte is not 0".into());
     }
     let raw_bytes = u64::from_le_bytes(envelope.array()?);
+    if raw_bytes > RAW_BYTES_MAX {
+        return Err("it announces more than 1 GiB".into());
+    }
     let raw = envelope::open(&section[16..], codec, raw_bytes)?;
 
     let mut cursor = Cursor::new(&raw);

@@ -1,8 +1,8 @@
 //! Manifest to bytes. The layout is described in docs/pack-format.md; [`super::decode`] is its mirror image.
 
 use super::cursor::{put_string, put_varint, put_zigzag};
-use super::{Body, Content, Entry, EntryKind, Extent, Manifest, envelope};
-use crate::{Codec, PAGE_BYTES};
+use super::{Body, Content, Entry, EntryKind, Extent, Manifest, RAW_BYTES_MAX, envelope};
+use crate::{Codec, Error, PAGE_BYTES, Result};
 
 /// First bytes of a manifest.
 pub(super) const MAGIC: [u8; 4] = *b"DCMF";
@@ -10,7 +10,10 @@ pub(super) const MAGIC: [u8; 4] = *b"DCMF";
 pub(super) const VERSION: u16 = 1;
 
 /// The manifest as a section that stands alone.
-pub(crate) fn encode(manifest: &Manifest, codec: Codec) -> Vec<u8> {
+///
+/// # Errors
+/// When it would be longer than readers accept.
+pub(crate) fn encode(manifest: &Manifest, codec: Codec) -> Result<Vec<u8>> {
     let mut raw = Vec::new();
     put_string(&mut raw, manifest.name.as_bytes());
     raw.push(manifest.kind().to_byte());
@@ -36,6 +39,9 @@ pub(crate) fn encode(manifest: &Manifest, codec: Codec) -> Vec<u8> {
     }
 
     let raw_bytes = raw.len() as u64;
+    if raw_bytes > RAW_BYTES_MAX {
+        return Err(Error::Limit(format!("the manifest of {} has {raw_bytes} bytes, more than 1 GiB", manifest.name)));
+    }
     let (codec, payload) = envelope::seal(raw, codec);
     let mut section = Vec::with_capacity(16 + payload.len());
     section.extend_from_slice(&MAGIC);
@@ -43,7 +49,7 @@ pub(crate) fn encode(manifest: &Manifest, codec: Codec) -> Vec<u8> {
     section.extend_from_slice(&[codec.to_byte(), 0]);
     section.extend_from_slice(&raw_bytes.to_le_bytes());
     section.extend_from_slice(&payload);
-    section
+    Ok(section)
 }
 
 /// Columns, so that what is alike stands together and compresses; the hashes, which do not, come last.

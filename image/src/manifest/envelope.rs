@@ -7,9 +7,6 @@ use crate::decompress::zstd_into;
 /// sections stay below 60. The encoder stores what would exceed it uncompressed.
 pub(crate) const EXPANSION_MAX: u64 = 256;
 
-/// Longest raw section: far above the manifest of ten million files.
-const RAW_BYTES_MAX: u64 = 1 << 30;
-
 /// Level for sections: small beside the chunks, so better than the chunks' 3.
 const SECTION_LEVEL: i32 = 9;
 
@@ -27,9 +24,6 @@ pub(crate) fn seal(raw: Vec<u8>, codec: Codec) -> (Codec, Vec<u8>) {
 
 /// The raw bytes of a section that is announced to have `raw_bytes`.
 pub(crate) fn open(stored: &[u8], codec: Codec, raw_bytes: u64) -> Result<Vec<u8>, &'static str> {
-    if raw_bytes > RAW_BYTES_MAX {
-        return Err("it announces more than 1 GiB");
-    }
     match codec {
         Codec::None if raw_bytes == stored.len() as u64 => Ok(stored.to_vec()),
         Codec::None => Err("its length is not the announced one"),

@@ -175,6 +175,8 @@ pub enum EntryKind {
     Socket,
 }
 
+/// Longest manifest before compression: that of about ten million files.
+pub(crate) const RAW_BYTES_MAX: u64 = 1 << 30;
 /// Longest path of an entry below the root: what one system call takes, less its NUL.
 pub(crate) const PATH_BYTES_MAX: usize = 4095;
 /// Longest name of an entry, as in every Linux filesystem.

@@ -8,19 +8,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 
 use super::body::{BodyBuilder, ByteCounts};
-use super::compress::{self, Compression, RawChunk};
-use super::format::{DirectoryEntry, Header, IMAGES_MAX, SectionKind, Trailer, root};
-use super::records::{ChunkRecord, ImageInfo, encode_chunks, encode_images, encode_segments};
-use super::scan::{Batch, Item, PerBatch, scan};
-use crate::dedup::{ImageSets, Layout, PageIndex, PageState, SetCache};
-use crate::manifest::{self, Body, Content, Extent, Manifest, check_image_name, envelope};
+use super::compress::{self, Compression};
+use super::fill::ChunkFiller;
+use super::format::IMAGES_MAX;
+use super::records::ChunkRecord;
+use super::scan::{Batch, PerBatch, scan};
+use super::sections;
+use crate::dedup::{ImageSets, Layout, PageIndex, SetCache};
+use crate::manifest::{self, Body, check_image_name};
 use crate::partial_file::PartialFile;
 use crate::source::{self, Source};
-use crate::units::pages_of;
-use crate::{CHUNK_PAGES_DEFAULT, ChunkId, Codec, Error, PAGE_BYTES, Pack, Progress, Result, Stage};
+use crate::{CHUNK_PAGES_DEFAULT, Codec, Error, Pack, Progress, Result, Stage};
 
 /// One image to be packed.
 #[derive(Clone, Debug)]
@@ -82,7 +83,7 @@ pub fn build_from_sources(
     };
     let mut hash_key = [0; 32];
     rustix::rand::getrandom(&mut hash_key, rustix::rand::GetRandomFlags::empty()).map_err(Error::io("taking random bytes for", output))?;
-    let builder = Builder { names, options, threads, hash_key, index: PageIndex::new(), progress };
+    let builder = Builder { options, threads, hash_key, index: PageIndex::new(), progress };
     let total_bytes = sources.iter().map(|source| source.estimated_bytes()).sum();
 
     progress.start(Stage::Index, total_bytes);
@@ -93,7 +94,17 @@ pub fn build_from_sources(
     let mut layout = Layout::new(sets, &pages_per_set, options.chunk_pages)?;
     let stored = builder.second_pass(&mut sources, &checksums, &mut layout, &file)?;
     progress.start(Stage::Finish, 0);
-    builder.write_sections(&file, &layout, stored)?;
+    let Stored { records, data_end, bodies } = stored;
+    let content = sections::Content {
+        names,
+        chunk_pages: options.chunk_pages,
+        codec: options.codec,
+        segments: layout.segments(),
+        records,
+        data_end,
+        bodies,
+    };
+    sections::write(&file, content)?;
     file.commit()?;
     Pack::open(output)
 }
@@ -119,7 +130,6 @@ fn check(names: &[&str], options: &PackOptions) -> Result<()> {
 }
 
 struct Builder<'a> {
-    names: &'a [&'a str],
     options: &'a PackOptions,
     threads: usize,
     /// The key of the page index.
@@ -186,14 +196,7 @@ impl Builder<'_> {
                 })
                 .collect();
             drop((raw, stored_sender));
-            let mut filler = ChunkFiller {
-                index: &self.index,
-                source: PathBuf::new(),
-                open: vec![None; layout.segments().len()],
-                layout,
-                full: raw_sender,
-                sent: 0,
-            };
+            let mut filler = ChunkFiller::new(&self.index, layout, raw_sender);
             let bodies = self.fill(sources, checksums, &mut filler);
             drop(filler);
             let compressed = compressors.into_iter().try_for_each(join);
@@ -233,59 +236,11 @@ impl Builder<'_> {
             let counts = body.counts;
             bodies.push((body.finish(), counts));
         }
-        if !filler.layout.is_full() {
+        if !filler.is_full() {
             // Cannot be: equal checksums, equal pages.
             return Err(Error::Stopped);
         }
         Ok(bodies)
-    }
-
-    /// Writes everything after the chunks, and the header.
-    fn write_sections(&self, file: &PartialFile, layout: &Layout, stored: Stored) -> Result<()> {
-        let Stored { records, data_end, bodies } = stored;
-        let header = Header {
-            chunk_pages: self.options.chunk_pages,
-            chunks: records.len() as u32,
-            segments: layout.segments().len() as u32,
-            images: self.names.len() as u32,
-        };
-        let mut sections = Sections { offset: data_end, bytes: Vec::new(), directory: Vec::new() };
-        let codec = self.options.codec;
-        sections.add(SectionKind::ChunkTable, 0, encode_chunks(&records), codec);
-        sections.add(SectionKind::SegmentTable, 0, encode_segments(layout.segments(), self.names.len()), codec);
-        let mut infos = Vec::new();
-        let mut manifests = Vec::new();
-        for (name, (body, counts)) in self.names.iter().zip(bodies) {
-            let manifest = into_manifest((*name).to_owned(), self.options.chunk_pages, &records, body);
-            infos.push(ImageInfo {
-                name: (*name).to_owned(),
-                kind: manifest.kind(),
-                logical_bytes: counts.used + counts.zero + counts.hole,
-                used_bytes: counts.used,
-                zero_bytes: counts.zero,
-                hole_bytes: counts.hole,
-                unique_bytes: 0,
-                stored_bytes: 0,
-                chunks: 0,
-            });
-            manifests.push(manifest::encode(&manifest, codec));
-        }
-        sections.add(SectionKind::ImageTable, 0, encode_images(&infos), codec);
-        for (image, manifest) in manifests.into_iter().enumerate() {
-            // Compressed inside, so that it can be sent as it is.
-            sections.add(SectionKind::Manifest, image as u32, manifest, Codec::None);
-        }
-
-        let header = header.encode();
-        let Sections { offset: directory_offset, mut bytes, directory } = sections;
-        let trailer = Trailer { directory_offset, directory_bytes: directory.len() as u64, root: root(&header, &directory) };
-        bytes.extend_from_slice(&directory);
-        bytes.extend_from_slice(&trailer.encode());
-        let write = |bytes: &[u8], offset| {
-            std::os::unix::fs::FileExt::write_all_at(file.file(), bytes, offset).map_err(Error::io("writing", file.partial_path()))
-        };
-        write(&bytes, data_end)?;
-        write(&header, 0)
     }
 }
 
@@ -293,128 +248,11 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// The sections so far.
-struct Sections {
-    /// Where in the file the next one begins.
-    offset: u64,
-    bytes: Vec<u8>,
-    directory: Vec<u8>,
-}
-
-impl Sections {
-    fn add(&mut self, kind: SectionKind, id: u32, raw: Vec<u8>, codec: Codec) {
-        let raw_bytes = raw.len() as u64;
-        let (codec, stored) = envelope::seal(raw, codec);
-        let (offset, stored_bytes) = (self.offset, stored.len() as u64);
-        let hash = *blake3::hash(&stored).as_bytes();
-        DirectoryEntry { kind, codec, id, offset, stored_bytes, raw_bytes, hash }.encode(&mut self.directory);
-        self.offset += stored_bytes;
-        self.bytes.extend_from_slice(&stored);
-    }
-}
-
-/// Numbers the chunks that the body uses from 0, as manifests do.
-fn into_manifest(name: String, chunk_pages: u32, records: &[ChunkRecord], mut body: Body) -> Manifest {
-    let extents: &mut Vec<Extent> = match &mut body {
-        Body::Disk(disk) => &mut disk.extents,
-        // Just built, so there is one reference and nothing is cloned.
-        Body::Tree(tree) => &mut std::sync::Arc::make_mut(tree).extents,
-    };
-    const UNUSED: u32 = u32::MAX;
-    let mut local = vec![UNUSED; records.len()];
-    for extent in extents.iter() {
-        if let Content::Data { chunk, .. } = extent.content {
-            local[chunk as usize] = 0;
-        }
-    }
-    let mut chunks = Vec::new();
-    for (id, local) in local.iter_mut().enumerate().filter(|(_, local)| **local != UNUSED) {
-        *local = chunks.len() as u32;
-        chunks.push(records[id].descriptor(ChunkId(id as u32)));
-    }
-    for extent in extents {
-        if let Content::Data { chunk, .. } = &mut extent.content {
-            *chunk = local[*chunk as usize];
-        }
-    }
-    Manifest { name, chunk_pages, chunks, body }
-}
-
-/// Puts pages into the chunks of their segments.
-struct ChunkFiller<'a> {
-    index: &'a PageIndex,
-    layout: &'a mut Layout,
-    /// The source that is being scanned, for messages.
-    source: PathBuf,
-    /// By segment: the chunk that is being filled.
-    open: Vec<Option<Vec<u8>>>,
-    full: Sender<RawChunk>,
-    /// Chunks that were sent to be compressed.
-    sent: u64,
-}
-
-impl ChunkFiller<'_> {
-    fn take(&mut self, batch: &mut Batch, body: &mut BodyBuilder) -> Result<()> {
-        let items = std::mem::take(&mut batch.items);
-        for item in items {
-            match item {
-                Item::Entry(entry) => body.entry(*entry),
-                Item::Hole { target_offset, length } => body.hole(target_offset, length),
-                Item::Data { target_offset, length, first_page } => {
-                    for page in 0..pages_of(length) {
-                        let done = page * PAGE_BYTES as u64;
-                        let in_page = (length - done).min(PAGE_BYTES as u64);
-                        self.page(batch, first_page + page as usize, target_offset + done, in_page, body)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn page(&mut self, batch: &Batch, page: usize, offset: u64, length: u64, body: &mut BodyBuilder) -> Result<()> {
-        let Some(key) = batch.keys[page] else {
-            body.zero(offset, length);
-            return Ok(());
-        };
-        let state = self.index.state(key).ok_or_else(|| Error::SourceChanged { path: self.source.clone() })?;
-        let slot = match state {
-            PageState::Stored(slot) => slot,
-            PageState::Wanted(set) => {
-                let segment = self.layout.segment_of(set);
-                let slot = self.layout.next_slot(segment);
-                let slot = slot.ok_or_else(|| Error::SourceChanged { path: self.source.clone() })?;
-                self.index.store(key, slot);
-                self.append(segment, self.layout.place(slot).0, batch.page(page))?;
-                slot
-            }
-        };
-        let (chunk, page) = self.layout.place(slot);
-        body.data(offset, length, chunk, page);
-        Ok(())
-    }
-
-    /// Adds a page to a segment's open chunk, and sends the chunk off when it is full.
-    fn append(&mut self, segment: usize, id: ChunkId, page: &[u8]) -> Result<()> {
-        let full_bytes = self.layout.pages_of_chunk(segment, id) as usize * PAGE_BYTES;
-        let open = self.open[segment].get_or_insert_with(|| Vec::with_capacity(full_bytes));
-        open.extend_from_slice(page);
-        if open.len() == full_bytes
-            && let Some(raw) = self.open[segment].take()
-        {
-            let chunk = RawChunk { number: self.sent, id, segment: segment as u32, raw };
-            self.sent += 1;
-            self.full.send(chunk).map_err(|_| Error::Stopped)?;
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ImageKind;
     use crate::source::PageSink;
+    use crate::{ImageKind, PAGE_BYTES};
 
     /// A disk of two pages whose second page is another in every scan from the `changes_at`th on.
     struct Unsteady {

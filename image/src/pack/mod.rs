@@ -4,10 +4,12 @@
 mod body;
 pub mod build;
 mod compress;
+mod fill;
 pub mod format;
 mod read;
 mod records;
 mod scan;
+mod sections;
 mod verify;
 
 pub use build::{ImageSpec, PackOptions, build, build_from_sources};

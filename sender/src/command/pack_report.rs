@@ -1,6 +1,7 @@
 //! What there is to say about a pack: its images, what they share, and what one combined pass saves. As tables and as JSON.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use image::{Codec, Pack};
 use indicatif::BinaryBytes;
@@ -111,12 +112,12 @@ impl PackReport {
     }
 
     pub(crate) fn print(&self, json: bool) -> anyhow::Result<()> {
-        if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
-        } else {
-            print!("{}", self.tables());
+        let text = if json { serde_json::to_string_pretty(self)? + "\n" } else { self.tables() };
+        match std::io::stdout().write_all(text.as_bytes()) {
+            // Whoever reads it, `head` perhaps, has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            written => Ok(written?),
         }
-        Ok(())
     }
 
     fn tables(&self) -> String {
