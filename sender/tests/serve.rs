@@ -157,9 +157,8 @@ fn a_restarted_sender_keeps_its_session_and_its_certificate() {
     let mut seen = Vec::new();
     for _ in 0..2 {
         let mut command = scratch.serve(&scratch.pack(), "lo", "127.0.0.1:0");
-        let guard = Guard(command.stdout(Stdio::piped()).spawn().unwrap());
-        let mut guard = guard;
-        let lines = BufReader::new(guard.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut guard = Guard(command.stderr(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(guard.0.stderr.take().unwrap()).lines().map_while(Result::ok);
         let wanted =
             lines.take_while(|line| !line.starts_with("receive ")).filter(|line| line.starts_with("session") || line.contains("sha256"));
         let wanted = wanted.map(|line| line.rsplit("certificate").next().unwrap_or_default().to_owned());

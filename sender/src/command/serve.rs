@@ -98,7 +98,7 @@ pub(crate) struct ServeArgs {
     /// Memory for chunks, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = CACHE_BYTES_DEFAULT / (1024 * 1024))]
     memory: usize,
-    /// Print the final summary as one JSON object on standard output, and everything else on standard error.
+    /// Print the final summary on standard output as one JSON object. Everything else goes to standard error, always.
     #[arg(long)]
     json: bool,
 }

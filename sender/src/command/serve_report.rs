@@ -87,10 +87,10 @@ impl Report<'_> {
             "repair_symbols_sent": totals.repair_symbols_sent,
             "syncs_sent": totals.syncs_sent,
             "groups_sent": totals.groups_sent,
-            // Of symbols alone, to compare with `pack_stored_bytes`; whole frames are in `wire_bytes`.
+            // Of symbols alone, to compare with `pack_stored_bytes`; whole frames are in `bytes_on_wire`.
             "symbol_bytes_sent": totals.symbols_sent * u64::from(self.parameters.symbol_bytes),
             "packets_sent": self.sent.packets,
-            "wire_bytes": self.sent.frame_bytes,
+            "bytes_on_wire": self.sent.frame_bytes,
         })
     }
 
@@ -153,12 +153,11 @@ impl Display {
         Display { json, bar, shown: None }
     }
 
-    /// A line for people.
+    /// A line for people, on standard error: standard output is for the result.
     pub(super) fn line(&self, text: &str) {
-        let print = || if self.json { eprintln!("{text}") } else { println!("{text}") };
         match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
         }
     }
 
@@ -194,9 +193,11 @@ impl Display {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
-        self.line(&report.table());
         if self.json {
+            self.line(&report.table());
             println!("{}", serde_json::to_string(&report.json())?);
+        } else {
+            println!("{}", report.table());
         }
         Ok(())
     }
