@@ -43,14 +43,26 @@ fn build() -> Result<Programs> {
     };
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--manifest-path"])
-        .arg(manifest)
-        .output()
-        .context("running cargo")?;
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--manifest-path"]).arg(manifest);
+    for name in set_by_cargo() {
+        command.env_remove(name);
+    }
+    let output = command.output().context("running cargo")?;
     if !output.status.success() {
         bail!("cargo build: {}", String::from_utf8_lossy(&output.stderr));
     }
     let program = |name: &str| directory.join(name);
     Ok(Programs { discus: program("discus"), receive: program("discus-receive"), bench: program("discus-bench") })
+}
+
+/// The variables with which cargo tells a test about its own package. Build scripts (that of `ring` is one) look at some of them, so that
+/// a cargo which inherits them would build half of the dependencies again, and the next one outside of a test once more.
+fn set_by_cargo() -> impl Iterator<Item = std::ffi::OsString> {
+    const PREFIXES: [&str; 7] =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_RUSTC_CURRENT_DIR", "CARGO_TARGET_TMPDIR"];
+    let is_set_by_cargo = |name: &std::ffi::OsString| {
+        name.to_str().is_some_and(|name| name == "LD_LIBRARY_PATH" || PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+    };
+    std::env::vars_os().map(|(name, _)| name).filter(is_set_by_cargo)
 }

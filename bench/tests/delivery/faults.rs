@@ -51,7 +51,9 @@ pub(crate) fn a_burst_of_five_hundred_lost_packets_is_mended(fixtures: &Fixtures
 pub(crate) fn a_receiver_that_joins_halfway_gets_everything(fixtures: &Fixtures) -> Result<()> {
     let pack = fixtures.solo()?;
     let world = World::new(2)?;
-    let sender = world.serve(&pack.path, &ServeOptions::default())?;
+    // Slow enough that the late one is listed long before the first is done, however busy the machine is.
+    let server = format!("{}:{PORT}", world.lab.sender.ipv4);
+    let sender = world.serve_at(&pack.path, &ServeOptions::default(), &server, "120M")?;
     let first = world.receive(&sender, 0, "solo", &world.path("first"), &[])?;
     world.wait_until_transmitted(SOLO_BYTES / 2)?;
     let late = world.receive(&sender, 1, "solo", &world.path("late"), &[])?;
@@ -62,9 +64,10 @@ pub(crate) fn a_receiver_that_joins_halfway_gets_everything(fixtures: &Fixtures)
     }
     sender.process.signal(Signal::TERM)?;
     let summary: ServeSummary = summary_of(&sender.process.wait(TRANSFER_LIMIT)?)?;
-    // The late one takes what passes; only what it missed is sent again: one and a half times in all, and some for the time that joining takes.
+    // The late one takes what passes; only what it missed is sent again: one and a half times in all, and something for the time that
+    // joining takes.
     let sent = summary.symbols_sent as f64 / summary.symbols_needed as f64;
-    ensure!((1.3..1.8).contains(&sent), "{sent:.3} of what was needed: {summary:?}");
+    ensure!((1.4..1.9).contains(&sent), "{sent:.3} of what was needed: {summary:?}");
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //! | [`faults`] | loss, bursts, late joiners, receivers and senders that are killed |
 //! | [`hostile`] | what a stranger sends to the port does no harm |
 //! | [`paths`] | AF_XDP, UDP and IPv6 in their combinations, membership, the filter's isolation |
+//! | [`ground`] | the lab does what the other tests take for granted |
 //! | [`targets`] | block devices, old data, protection of what must not be overwritten |
 //!
 //! Run one with `cargo test -p discus-bench --test delivery -- NAME`. Each test makes its own namespaces and scratch directory and
@@ -13,6 +14,7 @@
 
 mod faults;
 mod fixtures;
+mod ground;
 mod hostile;
 mod paths;
 mod targets;
@@ -28,6 +30,8 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 type Test = fn(&Fixtures) -> anyhow::Result<()>;
 
 const TESTS: &[(&str, Test)] = &[
+    ("a_lab_and_its_processes_are_gone_when_they_are_dropped", ground::a_lab_and_its_processes_are_gone_when_they_are_dropped),
+    ("the_bridge_forwards_a_group_to_its_members_only", ground::the_bridge_forwards_a_group_to_its_members_only),
     ("three_machines_get_three_images_from_one_stream", together::three_machines_get_three_images_from_one_stream),
     ("without_loss_nothing_is_sent_twice", together::without_loss_nothing_is_sent_twice),
     ("a_packet_that_only_others_want_never_passes_the_filter", together::a_packet_that_only_others_want_never_passes_the_filter),
