@@ -3,6 +3,7 @@
 mod cli;
 
 use std::fs;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -50,8 +51,7 @@ fn exits<E: Into<anyhow::Error>>(exit_code: u8) -> impl FnOnce(E) -> Failure {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("DISCUS_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    log_to_stderr();
 
     let mut summary = Summary::new(&options.image, &options.target);
     let outcome = receive(&options, &mut summary);
@@ -74,6 +74,13 @@ fn main() -> ExitCode {
         eprintln!("error: {error}");
     }
     ExitCode::from(summary.exit_code)
+}
+
+/// Remarks of the data path by default; what the connection goes through is said in words of its own. `DISCUS_LOG=debug` shows more.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("DISCUS_LOG").unwrap_or_else(|_| "error,receiver::engine=warn".into());
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).without_time().init();
 }
 
 fn receive(options: &Options, summary: &mut Summary) -> Result<(), Failure> {
