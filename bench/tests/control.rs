@@ -285,7 +285,7 @@ fn a_sender_that_comes_back_with_another_pack_is_given_up() {
     until_lost(&link);
     let _server = Server::start(state.path(), address, session(2));
     let gave_up = heard(&link);
-    assert!(matches!(&gave_up, FromSender::GaveUp(reason) if reason.contains("another pack")), "{gave_up:?}");
+    assert!(matches!(&gave_up, FromSender::Changed(reason) if reason.contains("another pack")), "{gave_up:?}");
 }
 
 #[test]

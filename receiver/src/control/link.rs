@@ -4,6 +4,7 @@ use super::backoff::Backoff;
 use super::connect::{AttemptError, Connection, Connector};
 use super::error::ControlError;
 use super::{ConnectOptions, Enrolled, FromSender, ToSender};
+use std::error::Error;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -245,7 +246,7 @@ impl Worker {
                 answer = &mut call, if inbound.is_none() => match answer {
                     Ok(Ok(answer)) => inbound = Some(answer.into_inner()),
                     Ok(Err(status)) => return lost(&lost_reason(&status)),
-                    Err(_) => return lost("the sender does not answer"),
+                    Err(_) => return lost("it does not answer"),
                 },
                 message = next(&mut inbound) => match message {
                     Ok(Some(message)) => {
@@ -253,7 +254,7 @@ impl Worker {
                             return Attended::End(end);
                         }
                     }
-                    Ok(None) => return lost("the sender ended the attendance"),
+                    Ok(None) => return lost("it ended the connection"),
                     Err(status) => return lost(&lost_reason(&status)),
                 },
                 message = self.inbox.recv(), if outbound.is_some() => {
@@ -276,7 +277,7 @@ impl Worker {
                     };
                     let message = v1::ReceiverMessage { message: Some(message) };
                     if outbound.as_ref().is_some_and(|outbound| outbound.try_send(message).is_err()) {
-                        return lost("the sender takes no more messages");
+                        return lost("it takes no more messages");
                     }
                 }
                 () = &mut closing => return Attended::End(End::Over),
@@ -394,11 +395,11 @@ fn finale_of(message: ToSender) -> Option<receiver_message::Message> {
     }
 }
 
-/// Why a call failed, in words for the operator.
+/// Why a call failed, in words for the operator: of a broken connection the library says "h2 protocol error".
 fn lost_reason(status: &Status) -> String {
-    match status.message() {
-        "" => format!("{:?}", status.code()),
-        message => message.to_owned(),
+    match status.source() {
+        None if !status.message().is_empty() => status.message().to_owned(),
+        _ => "its connection broke, or went silent".to_owned(),
     }
 }
 

@@ -105,7 +105,7 @@ pub enum FromSender {
     Acknowledged,
     /// The sender took this receiver off its list, for this reason. Nothing follows.
     Dismissed(String),
-    /// The sender did not come back in time. Nothing follows.
+    /// The sender did not come back in time, or refuses, or has another certificate now. Nothing follows.
     GaveUp(String),
     /// A sender came back that serves something else. Nothing follows.
     Changed(String),

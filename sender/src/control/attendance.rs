@@ -6,6 +6,7 @@ use super::roster::{Attendance, Begin, Command, Delivery};
 use super::session::ChunkSet;
 use super::{ControlEvent, Outcome, Shared, printable};
 use crate::schedule::ReceiverId;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -206,7 +207,7 @@ impl Attend {
                 }
                 // A message that a later version of the schema knows.
                 Ok(Some(None)) => throttle.note_report(Instant::now()),
-                Ok(None) => return End::Lost("it left without saying how it ended".to_owned()),
+                Ok(None) => return End::Lost(CONNECTION_ENDED.to_owned()),
                 Err(status) => return End::Lost(printable(&lost_reason(&status))),
             }
         }
@@ -290,13 +291,14 @@ impl Attend {
     }
 }
 
-/// Why a connection was lost, in words for the operator: gRPC's own say "h2 protocol error" for a receiver that was killed.
+/// HTTP/2 ends a stream in the same way when the peer closes it and when the connection's keep-alive fails.
+const CONNECTION_ENDED: &str = "its connection ended, or went silent, before it said how it ended";
+
+/// Why a stream broke, in words for the operator: of a broken connection the library says "h2 protocol error".
 fn lost_reason(status: &Status) -> String {
-    match status.code() {
-        tonic::Code::OutOfRange | tonic::Code::InvalidArgument | tonic::Code::Internal => {
-            format!("unreadable message: {}", status.message())
-        }
-        _ => format!("connection lost ({})", status.message()),
+    match status.source() {
+        Some(_) => CONNECTION_ENDED.to_owned(),
+        None => format!("its message cannot be read: {}", status.message()),
     }
 }
 
