@@ -57,10 +57,12 @@ pub struct Assembler {
     /// Verified and not reported.
     verified: Vec<ChunkId>,
     positions: Positions,
-    packets_seen: Option<u64>,
-    /// `packets_seen` when the stream positions last moved, and what of it has been reported.
-    seen_at_position: Option<u64>,
-    seen_reported: Option<u64>,
+    /// Packets seen when the positions were last counted, and whether they have moved since.
+    seen_counted: Option<u64>,
+    uncounted: bool,
+    /// Packets seen and sent between counts, for the next report.
+    packets_seen: u64,
+    packets_sent: u64,
     backlog_permille: u16,
     report_interval_us: u64,
     reported_at: Option<Micros>,
@@ -109,9 +111,10 @@ impl Assembler {
             unsettled: Vec::new(),
             verified: Vec::new(),
             positions: Positions::default(),
-            packets_seen: None,
-            seen_at_position: None,
-            seen_reported: None,
+            seen_counted: None,
+            uncounted: false,
+            packets_seen: 0,
+            packets_sent: 0,
             backlog_permille: 0,
             report_interval_us: REPORT_INTERVAL_US,
             reported_at: None,
@@ -202,17 +205,24 @@ impl Assembler {
             Moved::On => {}
             Moved::Anew => self.forget_last_seen(),
         }
-        self.seen_at_position = self.packets_seen;
+        self.uncounted = true;
         self.no_victim = false;
         self.news = true;
     }
 
     // What is reported.
 
-    /// Packets of this session that the filter or socket has seen, wanted or not, since the start. The sender compares their number with the
-    /// stream's position, so it is best told right before each [`Assembler::on_sync`].
+    /// Packets of this session that the filter or socket has seen, wanted or not, since the start. The first call after a sync counts: the sender
+    /// compares the number with the stream's position to learn the loss. So it is best called after each batch of packets.
     pub fn note_traffic(&mut self, packets_seen: u64) {
-        self.packets_seen = Some(packets_seen);
+        if !std::mem::take(&mut self.uncounted) {
+            return;
+        }
+        let packets_sent = self.positions.count();
+        if let Some(before) = self.seen_counted.replace(packets_seen) {
+            self.packets_seen += packets_seen.saturating_sub(before);
+            self.packets_sent += packets_sent;
+        }
     }
 
     /// How full the memory of chunks is that wait for decoding, hashing, decompression and disk.
@@ -239,17 +249,13 @@ impl Assembler {
         self.reported_at = Some(now);
         self.news = false;
         let (deficits, all_told) = self.take_deficits();
-        let (passed, packets_sent) = self.positions.take();
-        let packets_seen = self.seen_at_position.zip(self.seen_reported).map(|(total, before)| total.saturating_sub(before));
-        self.seen_reported = self.seen_at_position;
         Some(Report {
             // A position promises that what was before it is known. What did not fit is said next time, and the position with it.
-            passed: if all_told { passed } else { Vec::new() },
+            passed: if all_told { self.positions.passed() } else { Vec::new() },
             completed: self.take_verified(),
             deficits,
-            packets_seen: packets_seen.unwrap_or(0),
-            // Who does not count packets cannot tell loss.
-            packets_sent: packets_seen.map_or(0, |_| packets_sent),
+            packets_seen: std::mem::take(&mut self.packets_seen),
+            packets_sent: std::mem::take(&mut self.packets_sent),
             backlog_permille: self.backlog_permille,
         })
     }
@@ -266,8 +272,7 @@ impl Assembler {
         }
         self.verified.clear();
         self.positions.clear();
-        self.seen_at_position = None;
-        self.seen_reported = None;
+        (self.seen_counted, self.uncounted, self.packets_seen, self.packets_sent) = (None, false, 0, 0);
         self.reported_at = None;
         self.news = false;
         self.forget_last_seen();

@@ -11,8 +11,8 @@ const RESTART_SYNCS: u32 = 3;
 #[derive(Clone, Copy, Debug)]
 struct Position {
     passed: Sequence,
-    /// `passed` of the last report, or where the stream was entered.
-    reported: Sequence,
+    /// `passed` at the last count, or where the stream was entered.
+    counted: Sequence,
     behind: Option<Sequence>,
     behind_count: u32,
 }
@@ -40,7 +40,7 @@ impl Positions {
         if self.streams.len() >= STREAMS_MAX && !self.streams.contains_key(&stream) {
             return Moved::No;
         }
-        let fresh = Position { passed: sequence, reported: sequence, behind: None, behind_count: 0 };
+        let fresh = Position { passed: sequence, counted: sequence, behind: None, behind_count: 0 };
         let mut known = true;
         let position = self.streams.entry(stream).or_insert_with(|| {
             known = false;
@@ -50,7 +50,7 @@ impl Positions {
             return Moved::On;
         }
         if sequence.since(position.passed) > 0 {
-            *position = Position { reported: position.reported, ..fresh };
+            *position = Position { counted: position.counted, ..fresh };
             return Moved::On;
         }
         if sequence != position.passed && position.behind.is_none_or(|behind| sequence.since(behind) > 0) {
@@ -69,16 +69,19 @@ impl Positions {
         self.streams.get(&seen.0).is_some_and(|position| position.passed.since(seen.1) > 0)
     }
 
-    /// The positions, and how many packets they have moved since this was last asked.
-    pub(super) fn take(&mut self) -> (Vec<(StreamId, Sequence)>, u64) {
-        let mut moved = 0;
-        let take = |(&stream, position): (&StreamId, &mut Position)| {
-            moved += u64::try_from(position.passed.since(position.reported)).unwrap_or(0);
-            position.reported = position.passed;
-            (stream, position.passed)
+    /// The positions.
+    pub(super) fn passed(&self) -> Vec<(StreamId, Sequence)> {
+        self.streams.iter().map(|(&stream, position)| (stream, position.passed)).collect()
+    }
+
+    /// How many packets the streams have moved since this was last asked.
+    pub(super) fn count(&mut self) -> u64 {
+        let moved = |position: &mut Position| {
+            let moved = position.passed.since(position.counted);
+            position.counted = position.passed;
+            u64::try_from(moved).unwrap_or(0)
         };
-        let passed = self.streams.iter_mut().map(take).collect();
-        (passed, moved)
+        self.streams.values_mut().map(moved).sum()
     }
 
     /// Forgets everything.
@@ -102,8 +105,8 @@ mod tests {
         assert_eq!(positions.sync(STREAM, Sequence(2)), Moved::No);
         assert!(positions.is_past((STREAM, Sequence(9))) && !positions.is_past((STREAM, Sequence(10))));
         assert!(!positions.is_past((StreamId(4), Sequence(0))));
-        assert_eq!(positions.take(), (vec![(STREAM, Sequence(10))], 16));
-        assert_eq!(positions.take().1, 0);
+        assert_eq!(positions.passed(), [(STREAM, Sequence(10))]);
+        assert_eq!((positions.count(), positions.count()), (16, 0));
     }
 
     #[test]
@@ -114,7 +117,7 @@ mod tests {
         assert_eq!(positions.sync(STREAM, Sequence(5)), Moved::No, "a repeated one does not count");
         assert_eq!(positions.sync(STREAM, Sequence(8)), Moved::No);
         assert_eq!(positions.sync(STREAM, Sequence(11)), Moved::Anew);
-        assert_eq!(positions.take(), (vec![(STREAM, Sequence(11))], 0));
+        assert_eq!((positions.passed(), positions.count()), (vec![(STREAM, Sequence(11))], 0));
     }
 
     #[test]

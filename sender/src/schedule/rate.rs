@@ -62,6 +62,8 @@ pub(super) struct RateControl {
     tolerated_permille: u64,
     /// The window before this one had more loss than is tolerated.
     lossy_before: bool,
+    /// The rate was lowered in the window before: what is reported now belongs in part to the old rate.
+    settling: bool,
     decreases: u32,
     /// Rate and loss before the first of `decreases`.
     before_decreases: (u64, u64),
@@ -79,6 +81,7 @@ impl RateControl {
             ramping: true,
             tolerated_permille: LOSS_TOLERATED_PERMILLE,
             lossy_before: false,
+            settling: false,
             decreases: 0,
             before_decreases: (0, 0),
         }
@@ -118,13 +121,16 @@ impl RateControl {
         }
         let backlog_permille = worst(fresh().map(|sample| sample.backlog_permille));
         let loss = worst(fresh().filter(|sample| sample.sent >= SAMPLE_PACKETS_MIN).map(Sample::loss_permille));
+        let settling = std::mem::take(&mut self.settling);
         for sample in self.samples.values_mut().filter(|sample| sample.fresh) {
             sample.fresh = false;
-            if sample.sent >= SAMPLE_PACKETS_MIN {
+            if settling {
+                (sample.sent, sample.lost) = (0, 0);
+            } else if sample.sent >= SAMPLE_PACKETS_MIN {
                 (sample.sent, sample.lost) = (sample.sent / 2, sample.lost / 2);
             }
         }
-        self.decide(loss, backlog_permille.unwrap_or(0));
+        self.decide(loss.filter(|_| !settling), backlog_permille.unwrap_or(0));
     }
 
     fn decide(&mut self, loss_permille: Option<u64>, backlog_permille: u64) {
@@ -172,6 +178,7 @@ impl RateControl {
     }
 
     fn set(&mut self, rate: u64) {
+        self.settling |= rate < self.rate;
         self.rate = rate.clamp(self.floor, self.cap);
     }
 }
@@ -229,8 +236,8 @@ mod tests {
         run.window(&[80], 0);
         assert_eq!(run.window(&[80], 0), GBIT * 3 / 4);
         let slowed = run.control.bits_per_second();
+        assert_eq!(run.window(&[900], 0), slowed, "what comes right after a decrease is not judged");
         assert!(run.window(&[20], 0) > slowed, "recovers");
-        assert_eq!(run.window(&[300], 0), run.control.bits_per_second());
         for _ in 0..100 {
             assert!(run.window(&[0], 0) <= GBIT);
         }

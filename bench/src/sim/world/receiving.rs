@@ -119,13 +119,11 @@ impl World<'_> {
             if node.assembler.is_done() {
                 node.check()?;
                 member.complete_us = Some(now.0);
-            } else if report.is_none() {
-                if let Some(due_at) = node.assembler.report_due_at() {
-                    let due_ns = due_at.0 * 1_000;
-                    if member.wakes_ns != Some(due_ns) {
-                        member.wakes_ns = Some(due_ns);
-                        self.at_ns(due_ns, Event::ReceiverWakes { receiver });
-                    }
+            } else if let Some(due_at) = node.assembler.report_due_at().filter(|_| report.is_none()) {
+                let due_ns = due_at.0 * 1_000;
+                if member.wakes_ns != Some(due_ns) {
+                    member.wakes_ns = Some(due_ns);
+                    self.at_ns(due_ns, Event::ReceiverWakes { receiver });
                 }
             }
             if let Some(report) = report {

@@ -205,13 +205,15 @@ fn reports_keep_their_distance() {
 #[test]
 fn loss_is_what_the_positions_say_was_sent_less_what_was_seen() {
     let mut assembler = assembler(1);
-    assembler.note_traffic(1_000);
     assembler.set_backlog(2_000);
+    assembler.note_traffic(500);
     sync(&mut assembler, 100);
+    assembler.note_traffic(1_000);
     let first = report(&mut assembler);
     assert_eq!((first.packets_sent, first.packets_seen, first.backlog_permille), (0, 0, 1000), "the first is the start");
-    assembler.note_traffic(1_045);
     sync(&mut assembler, 150);
+    assembler.note_traffic(1_045);
+    assembler.note_traffic(1_060);
     let second = report(&mut assembler);
     assert_eq!((second.packets_sent, second.packets_seen), (50, 45));
 }
