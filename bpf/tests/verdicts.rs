@@ -1,11 +1,10 @@
 //! What the program in the kernel says about packets, by BPF_PROG_TEST_RUN and without any interface: every
-//! fixture gets the verdict it is owed within the budget, and thousands of mutated packets under several
+//! fixture gets the verdict it is owed, and thousands of mutated packets under several
 //! configurations get the verdict of an independent model. Needs root; says so where it has none.
 
 mod support;
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use bpf::fixtures::{self, Fixture};
 use bpf::measure::{BUDGET, FixtureFilters, loop_floor};
@@ -28,7 +27,7 @@ fn main() -> ExitCode {
         Trial::test("only_af_xdp_sockets_on_possible_queues_are_registered", only_af_xdp_sockets_are_registered),
         Trial::test("the_want_set_outlives_the_filter", the_want_set_outlives_the_filter),
         Trial::test("want_sets_of_every_size_work_to_their_last_id", want_sets_of_every_size_work_to_their_last_id),
-        Trial::test("every_fixture_stays_within_the_budget", every_fixture_stays_within_the_budget),
+        Trial::test("every_fixture_is_measured", every_fixture_is_measured),
     ]);
     support::run(unprivileged, privileged)
 }
@@ -194,21 +193,17 @@ fn want_sets_of_every_size_work_to_their_last_id() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The least of many short rounds, and more of them for as long as a busy machine disturbs them.
-fn every_fixture_stays_within_the_budget() -> Result<(), Failed> {
+/// The same table gives the cost per packet. It is printed beside the budget, not held against it: `discus-bench filter` does
+/// that, on a machine that is not busy with other tests.
+fn every_fixture_is_measured() -> Result<(), Failed> {
     const REPEAT: u32 = 2_000;
     const ROUNDS: u32 = 20;
     let filters = FixtureFilters::load(&fixtures::config())?;
-    let floor = loop_floor(REPEAT, ROUNDS)?;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    println!("an empty program: {:?}; budget {BUDGET:?}", loop_floor(REPEAT, ROUNDS)?);
     for fixture in fixtures::table() {
-        let mut best = Duration::MAX;
-        while best > BUDGET {
-            best = best.min(filters.measure(&fixture, REPEAT, ROUNDS)?.per_packet);
-            check(best <= BUDGET || Instant::now() < deadline, || {
-                format!("{} takes {best:?}, budget {BUDGET:?}; an empty program takes {floor:?}", fixture.name)
-            })?;
-        }
+        let per_packet = filters.measure(&fixture, REPEAT, ROUNDS)?.per_packet;
+        check(!per_packet.is_zero(), || format!("{} was not measured", fixture.name))?;
+        println!("{}: {per_packet:?}", fixture.name);
     }
     Ok(())
 }

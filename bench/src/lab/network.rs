@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -17,11 +18,13 @@ pub struct LabOptions {
     pub mtu_bytes: u32,
     /// Whether the machines have IPv6 addresses too.
     pub ipv6: bool,
+    /// One receiver, wired straight to the sender without a bridge.
+    pub cable: bool,
 }
 
 impl Default for LabOptions {
     fn default() -> LabOptions {
-        LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false }
+        LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false, cable: false }
     }
 }
 
@@ -59,6 +62,12 @@ impl Lab {
     /// When `scripts/netlab` fails; its message is in the error.
     pub fn up(options: &LabOptions) -> Result<Lab> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(|| {
+            if let Err(error) = remove_abandoned() {
+                eprintln!("labs of earlier runs: {error:#}");
+            }
+        });
         let prefix = format!("lab-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let mut command = Command::new(netlab()?);
         command.args(["up", "--json", "--prefix", &prefix]);
@@ -66,20 +75,14 @@ impl Lab {
         if options.ipv6 {
             command.arg("--ipv6");
         }
+        if options.cable {
+            command.arg("--cable");
+        }
         let output = command.stdin(Stdio::null()).output().context("running scripts/netlab")?;
         if !output.status.success() {
             bail!("netlab up: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).context("reading what netlab made")
-    }
-
-    /// When the lab was removed and how long it took is of no interest; that nothing is left is.
-    fn down(&self) -> Result<()> {
-        let output = Command::new(netlab()?).args(["down", "--prefix", &self.prefix]).output().context("running scripts/netlab")?;
-        if !output.status.success() {
-            bail!("netlab down: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
     }
 
     /// What `ip` prints when run with `arguments` in `namespace`.
@@ -116,7 +119,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Err(error) = self.down() {
+        if let Err(error) = down(&self.prefix) {
             eprintln!("{error:#}");
         }
     }
@@ -139,6 +142,26 @@ struct Link {
 #[derive(Deserialize)]
 struct Stats {
     tx: Traffic,
+}
+
+fn down(prefix: &str) -> Result<()> {
+    let output = Command::new(netlab()?).args(["down", "--prefix", prefix]).output().context("running scripts/netlab")?;
+    if !output.status.success() {
+        bail!("netlab down: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Takes down the labs of programs that were killed: a signal drops nothing.
+fn remove_abandoned() -> Result<()> {
+    let output = Command::new(netlab()?).arg("list").output().context("running scripts/netlab")?;
+    for prefix in String::from_utf8_lossy(&output.stdout).lines() {
+        let owner = prefix.strip_prefix("lab-").and_then(|rest| rest.split_once('-')).and_then(|(id, _)| id.parse::<u32>().ok());
+        if owner.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
+            down(prefix)?;
+        }
+    }
+    Ok(())
 }
 
 /// The script, in the checkout that this program was built from.

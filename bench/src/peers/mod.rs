@@ -1,4 +1,4 @@
-//! discus against other multicast file distributors: one receiver, one incompressible file, the same namespaces, bridge, MTU and disk,
+//! discus against other multicast file distributors: one receiver, one incompressible file, the same namespaces, link, MTU and disk,
 //! interleaved repetitions, medians.
 //!
 //! Every contestant is timed the same way, by the clock on the wall: from the start of the process that makes the transfer begin to
@@ -70,7 +70,7 @@ pub fn run(args: &PeersArgs) -> Result<()> {
     ensure!(args.repetitions > 0 && args.size > 0 && !args.only.is_empty(), "nothing to compare");
     let programs = Programs::built()?;
     contestants::install(&args.only)?;
-    let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: args.mtu, ipv6: false })?;
+    let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: args.mtu, ipv6: false, cable: true })?;
     let scratch = Scratch::new(&args.directory)?;
     let source = scratch.path.join("source");
     eprintln!("making {} MiB of incompressible data in {}", args.size, scratch.path.display());

@@ -66,7 +66,7 @@ impl Report {
     pub(crate) fn markdown(&self) -> String {
         let first = self.rows.first();
         let mut text = format!(
-            "`{}`, commit {}\n\n{}; one receiver, {} MiB of incompressible data, MTU {}, veth pairs on a bridge (AF_XDP in copy mode), target a file on the disk, {} turns each, interleaved, medians.\n\n",
+            "`{}`, commit {}\n\n{}; one receiver, {} MiB of incompressible data, MTU {}, sender and receiver joined by a veth pair (AF_XDP in copy mode), target a file on the disk, {} turns each, interleaved, medians.\n\n",
             self.command,
             self.commit,
             self.machine,

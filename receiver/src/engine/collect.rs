@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use bpf::WantSet;
 use crossbeam_channel::Sender;
 use image::restore::{Buffer, BufferPool};
-use wire::ChunkId;
 use wire::packet::{Header, Kind};
+use wire::session::SessionParameters;
+use wire::{ChunkId, SessionId};
 
 use super::Progress;
 use super::finish::{Assembled, Verdict};
@@ -23,6 +24,9 @@ pub(super) struct Collector {
     wants: WantSet,
     symbol_bytes: usize,
     assembled: Sender<Assembled>,
+    session: SessionId,
+    /// Packets of this session.
+    fetched: u64,
     /// Packets with a wrong CRC.
     damaged: u64,
     given_up: u64,
@@ -36,7 +40,7 @@ impl Collector {
         buffer_count: usize,
         pool: BufferPool,
         wants: WantSet,
-        symbol_bytes: u16,
+        parameters: &SessionParameters,
         assembled: Sender<Assembled>,
     ) -> Collector {
         Collector {
@@ -46,8 +50,10 @@ impl Collector {
             buffer_count,
             pool,
             wants,
-            symbol_bytes: symbol_bytes.into(),
+            symbol_bytes: parameters.symbol_bytes.into(),
+            session: parameters.session,
             assembled,
+            fetched: 0,
             damaged: 0,
             given_up: 0,
             has_data: false,
@@ -61,6 +67,7 @@ impl Collector {
             self.damaged += 1;
             return;
         };
+        self.fetched += u64::from(header.session == self.session);
         match header.kind {
             Kind::Symbol => self.symbol(&header, symbol),
             Kind::Sync => self.assembler.on_sync(&header),
@@ -139,6 +146,11 @@ impl Collector {
     /// Buffers that the finisher has.
     pub(super) fn waiting(&self) -> usize {
         self.buffer_count.saturating_sub(self.pool.available() + self.in_assembly)
+    }
+
+    /// Packets of this session that got through the filter and were fetched.
+    pub(super) fn fetched(&self) -> u64 {
+        self.fetched
     }
 
     pub(super) fn has_data(&self) -> bool {

@@ -31,7 +31,7 @@ use wire::{ChunkId, Micros};
 
 use crate::assemble::{AssembleConfig, Assembler};
 use crate::control::{FromSender, ToSender};
-use crate::intake::{Intake, Opened, PacketFilter};
+use crate::intake::{Intake, Opened, PacketCounts, PacketFilter};
 use collect::Collector;
 use finish::{Assembled, Checker, Feed, Verdict, write_all};
 pub use link::Link;
@@ -202,8 +202,7 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             entries: plan.assembly_buffers,
         });
         assembler.set_report_interval(report_interval_us.into());
-        let collector =
-            Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), parameters.symbol_bytes, assembled_in);
+        let collector = Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), &parameters, assembled_in);
         collector.want(chunk_ids(), parameters.chunk_count);
 
         let Opened { intake, filter, membership } = opened;
@@ -324,7 +323,10 @@ impl Round<'_> {
         if self.collector.assembler.report_due_at().is_none_or(|due| due > now) {
             return;
         }
-        let seen = self.publish();
+        let counts = self.publish();
+        // What was let through counts when it is fetched, as the positions of streams do: packets that wait in a ring are not lost,
+        // and not here either.
+        let seen = counts.dropped + self.collector.fetched();
         let assembler = &mut self.collector.assembler;
         assembler.note_traffic(seen);
         let backlog = self.collector.backlog_permille();
@@ -340,15 +342,15 @@ impl Round<'_> {
         self.progress.stream_packets_seen.fetch_add(report.packets_seen, Ordering::Relaxed);
     }
 
-    /// Makes this thread's counts visible; answers how many packets of the session passed.
-    fn publish(&self) -> u64 {
+    /// Makes this thread's counts visible.
+    fn publish(&self) -> PacketCounts {
         let counts = self.filter.counts();
         self.progress.packets_seen.store(counts.seen, Ordering::Relaxed);
         self.progress.packets_accepted.store(counts.accepted, Ordering::Relaxed);
         self.progress.packets_dropped.store(counts.dropped, Ordering::Relaxed);
         self.progress.packets_overrun.store(self.intake.overruns(), Ordering::Relaxed);
         self.collector.publish(self.progress);
-        counts.seen
+        counts
     }
 
     /// Whether there were packets.
