@@ -6,7 +6,7 @@
 //!                        └─────────────────────── a job is done ──────────────────────────┘
 //! ```
 //!
-//! Channels are bounded by the number of jobs under way ([`dispatch::JOBS_AHEAD`] a stream), so no send blocks, and memory is the chunk
+//! Channels are bounded by the number of jobs under way (`JOBS_AHEAD` in `dispatch` a stream), so no send blocks, and memory is the chunk
 //! cache, taken at start, plus the UMEM of each stream.
 
 mod cache;
