@@ -185,8 +185,6 @@ impl Node {
     }
 
     fn note_backlog(&mut self) {
-        // Of the memory that assembly does not hold: a small one is full when assembly has all but a few buffers and the disk has these.
-        let waiting = self.finishing.len();
-        self.assembler.set_backlog((waiting * 1000 / (waiting + self.buffers_free).max(1)) as u16);
+        self.assembler.set_backlog((self.finishing.len() * 1000 / self.buffers) as u16);
     }
 }
