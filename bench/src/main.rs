@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, filter, impair, peers};
+use bench::{code, filter, impair, peers, sim};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ enum Command {
     Impair(impair::ImpairArgs),
     /// Compare discus with udpcast and UFTP: one receiver, one incompressible file, the same disk
     Peers(peers::PeersArgs),
+    /// Simulate a delivery: the real scheduler and assemblers over a modelled network
+    Sim(sim::SimArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -28,5 +30,6 @@ fn main() -> anyhow::Result<()> {
         Command::Filter(args) => filter::run(&args),
         Command::Impair(args) => impair::run(&args),
         Command::Peers(args) => peers::run(&args),
+        Command::Sim(args) => sim::run(&args),
     }
 }
