@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, SeekFrom, fadvise, seek};
+use rustix::fs::{Advice, SeekFrom, fadvise, fsync, seek};
 
 use super::{PageSink, Source, file_runs};
 use crate::{Error, ImageKind, Result};
@@ -29,6 +29,9 @@ impl DiskSource {
         }
         let file = File::open(&path).map_err(Error::io("opening", &path))?;
         let size_bytes = seek(&file, SeekFrom::End(0)).map_err(Error::io("reading the size of", &path))?;
+        // What is still to be written back may be data now and a hole once it is allocated (ext4's delayed allocation): the two passes
+        // would see different runs. A refusal is harmless, the second pass notices any change.
+        let _ = fsync(&file);
         // Doubles the kernel's read-ahead; it is advice, so a refusal does not matter.
         let _ = fadvise(&file, 0, None, Advice::Sequential);
         Ok(Self { path, file, size_bytes })
