@@ -71,7 +71,7 @@ pub(crate) struct ServeArgs {
     /// Never send faster: bits a second such as 5G, 2.5G, 900M. Below it the rate follows what receivers can take.
     #[arg(long, default_value = "1G")]
     rate: Rate,
-    /// Where receivers connect: address and TCP port. [default: [::]:4700, or 0.0.0.0:4700 without IPv6]
+    /// Where receivers connect: address and TCP port. Without it: port 4700 of every address, IPv6 and IPv4.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
     /// Multicast group and UDP port, IPv4 or IPv6.
