@@ -11,6 +11,7 @@
 
 mod decompress;
 mod dedup;
+pub mod disk_image;
 mod error;
 mod image_set;
 pub mod manifest;
@@ -20,6 +21,7 @@ mod progress;
 pub mod restore;
 pub mod source;
 mod units;
+pub mod used;
 
 pub use error::{Error, ErrorClass, Result};
 pub use image_set::ImageSet;

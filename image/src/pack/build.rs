@@ -20,7 +20,7 @@ use super::sections;
 use crate::dedup::{ImageSets, Layout, PageIndex, SetCache};
 use crate::manifest::{self, Body, check_image_name};
 use crate::partial_file::PartialFile;
-use crate::source::{self, Source};
+use crate::source::{self, Source, SourceOptions};
 use crate::{CHUNK_PAGES_DEFAULT, Codec, Error, Pack, Progress, Result, Stage};
 
 /// One image to be packed.
@@ -45,11 +45,13 @@ pub struct PackOptions {
     pub force: bool,
     /// Threads that hash, and threads that compress. 0: as many as there are cores.
     pub threads: usize,
+    /// How sources are read.
+    pub source: SourceOptions,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { chunk_pages: CHUNK_PAGES_DEFAULT, codec: Codec::Zstd, level: 3, force: false, threads: 0 }
+        Self { chunk_pages: CHUNK_PAGES_DEFAULT, codec: Codec::Zstd, level: 3, force: false, threads: 0, source: SourceOptions::default() }
     }
 }
 
@@ -60,7 +62,7 @@ impl Default for PackOptions {
 pub fn build(images: &[ImageSpec], output: &Path, options: &PackOptions, progress: &Progress) -> Result<Pack> {
     let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
     check(&names, options)?;
-    let sources = images.iter().map(|image| source::open(&image.path)).collect::<Result<Vec<_>>>()?;
+    let sources = images.iter().map(|image| source::open(&image.path, options.source)).collect::<Result<Vec<_>>>()?;
     build_from_sources(&names, sources, output, options, progress)
 }
 

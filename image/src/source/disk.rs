@@ -1,40 +1,22 @@
-//! A raw disk image in a regular file, or a block device, as the source of a disk image.
+//! A disk image as a source: its bytes in order, without what it does not store.
 
-use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{Advice, SeekFrom, fadvise, fsync, seek};
+use super::file_runs::scan_runs;
+use super::{PageSink, Source};
+use crate::disk_image::DiskImage;
+use crate::{ImageKind, Result};
 
-use super::{PageSink, Source, file_runs};
-use crate::{Error, ImageKind, Result};
-
-/// The bytes of one file or block device.
+/// A disk image of any format.
 pub struct DiskSource {
-    path: PathBuf,
-    file: File,
-    size_bytes: u64,
+    disk: Box<dyn DiskImage>,
 }
 
 impl DiskSource {
-    /// Opens it for reading.
-    ///
-    /// # Errors
-    /// When it cannot be opened or has no size: pipes, character devices.
-    pub fn open(path: PathBuf) -> Result<Self> {
-        let file_type = std::fs::metadata(&path).map_err(Error::io("opening", &path))?.file_type();
-        if !file_type.is_file() && !file_type.is_block_device() {
-            let why = "it is neither a regular file, a block device nor a directory".into();
-            return Err(Error::Source { path, why });
-        }
-        let file = File::open(&path).map_err(Error::io("opening", &path))?;
-        let size_bytes = seek(&file, SeekFrom::End(0)).map_err(Error::io("reading the size of", &path))?;
-        // What is still to be written back may be data now and a hole once it is allocated (ext4's delayed allocation): the two passes
-        // would see different runs. A refusal is harmless, the second pass notices any change.
-        let _ = fsync(&file);
-        // Doubles the kernel's read-ahead; it is advice, so a refusal does not matter.
-        let _ = fadvise(&file, 0, None, Advice::Sequential);
-        Ok(Self { path, file, size_bytes })
+    /// The bytes of `disk`.
+    #[must_use]
+    pub fn new(disk: Box<dyn DiskImage>) -> Self {
+        Self { disk }
     }
 }
 
@@ -44,14 +26,15 @@ impl Source for DiskSource {
     }
 
     fn path(&self) -> &Path {
-        &self.path
+        self.disk.path()
     }
 
     fn scan(&mut self, sink: &mut dyn PageSink) -> Result<()> {
-        file_runs::scan(&self.file, &self.path, self.size_bytes, sink)
+        let disk = self.disk.as_ref();
+        scan_runs(0..disk.size_bytes(), &|offset| disk.next_stored(offset), &|offset, buffer| disk.read_at(offset, buffer), sink)
     }
 
     fn estimated_bytes(&self) -> u64 {
-        self.size_bytes
+        self.disk.size_bytes()
     }
 }

@@ -1,55 +1,51 @@
-//! One file as runs of data and holes, found with SEEK_DATA and SEEK_HOLE.
+//! A run of a disk or a file as pages of data and holes: what both kinds of source hand over.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
-
 use super::PageSink;
+use crate::disk_image::next_data;
 use crate::units::round_up;
 use crate::{Error, PAGE_BYTES, Result};
 
 /// Hands `size_bytes` of a file to `sink`. Holes shorter than a page are data.
 pub(super) fn scan(file: &File, path: &Path, size_bytes: u64, sink: &mut dyn PageSink) -> Result<()> {
+    let next = |offset| next_data(file, path, size_bytes, offset);
+    let read = |offset, buffer: &mut [u8]| match file.read_exact_at(buffer, offset) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(Error::SourceChanged { path: path.to_owned() }),
+        outcome => outcome.map_err(Error::io("reading", path)),
+    };
+    scan_runs(0..size_bytes, &next, &read, sink)
+}
+
+/// Hands a range to `sink`, its pages counted from the range's start. `next` finds the next stored range from an offset on, `read` reads.
+pub(super) fn scan_runs(
+    range: Range<u64>,
+    next: &dyn Fn(u64) -> Result<Option<Range<u64>>>,
+    read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
+    sink: &mut dyn PageSink,
+) -> Result<()> {
     let page_bytes = PAGE_BYTES as u64;
-    let mut offset = 0;
-    while offset < size_bytes {
-        let data_start = match seek(file, SeekFrom::Data(offset)) {
-            Ok(start) => (start / page_bytes * page_bytes).clamp(offset, size_bytes),
-            // Nothing but a hole up to the end.
-            Err(Errno::NXIO) => size_bytes,
-            // A filesystem or device without holes.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => offset,
-            Err(error) => return Err(Error::io("finding data in", path)(error)),
+    let round_down = |offset: u64| range.start + (offset - range.start) / page_bytes * page_bytes;
+    let mut offset = range.start;
+    while offset < range.end {
+        let Some(stored) = next(offset)?.filter(|stored| stored.start < range.end) else {
+            return sink.hole(offset, range.end - offset);
         };
-        if data_start > offset {
-            sink.hole(offset, data_start - offset)?;
+        let start = round_down(stored.start).max(offset);
+        if start > offset {
+            sink.hole(offset, start - offset)?;
         }
-        if data_start == size_bytes {
-            break;
-        }
-        let data_end = match seek(file, SeekFrom::Hole(data_start)) {
-            // At least a page, so that the loop moves on even when the file changes under it.
-            Ok(end) => round_up(end, page_bytes).clamp(data_start + 1, size_bytes),
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => size_bytes,
-            // The file has shrunk: reading will say so.
-            Err(Errno::NXIO) => size_bytes,
-            Err(error) => return Err(Error::io("finding a hole in", path)(error)),
-        };
-        let mut position = data_start;
-        sink.data(data_start, data_end - data_start, &mut |buffer| {
-            match file.read_exact_at(buffer, position) {
-                Ok(()) => position += buffer.len() as u64,
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    return Err(Error::SourceChanged { path: path.to_owned() });
-                }
-                Err(error) => return Err(Error::io("reading", path)(error)),
-            }
+        let end = (range.start + round_up(stored.end - range.start, page_bytes)).min(range.end);
+        let mut position = start;
+        sink.data(start, end - start, &mut |buffer| {
+            read(position, buffer)?;
+            position += buffer.len() as u64;
             Ok(())
         })?;
-        offset = data_end;
+        offset = end;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
+use crate::disk_image::RawImage;
 use crate::manifest::Entry;
 use crate::{Error, ImageKind, Result};
 
@@ -30,6 +31,20 @@ pub trait Source: Send {
 
     /// Roughly how many bytes a scan will read: for a progress line.
     fn estimated_bytes(&self) -> u64;
+
+    /// What the operator should know of it: what was left out, and what could not be understood. Complete once it is open.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// How sources are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// Pack free blocks of filesystems too.
+    pub all_blocks: bool,
+    /// Read a block device although it is mounted read-write.
+    pub force: bool,
 }
 
 /// Takes the content of a source. Runs come in ascending order and without gaps, for a disk from 0 to its end, for a file of a tree from 0
@@ -63,8 +78,8 @@ pub type ReadRun<'a> = dyn FnMut(&mut [u8]) -> Result<()> + 'a;
 ///
 /// # Errors
 /// When there is nothing that can be packed.
-pub fn open(path: &Path) -> Result<Box<dyn Source>> {
+pub fn open(path: &Path, _options: SourceOptions) -> Result<Box<dyn Source>> {
     let metadata = std::fs::metadata(path).map_err(Error::io("opening", path))?;
     let path: PathBuf = path.to_owned();
-    if metadata.is_dir() { Ok(Box::new(TreeSource::new(path))) } else { Ok(Box::new(DiskSource::open(path)?)) }
+    if metadata.is_dir() { Ok(Box::new(TreeSource::new(path))) } else { Ok(Box::new(DiskSource::new(Box::new(RawImage::open(path)?)))) }
 }
