@@ -263,6 +263,7 @@ fn unaligned(unit: u64) -> (Manifest, Vec<u8>, Vec<u8>) {
         raw_bytes: raw.len() as u32,
         codec: Codec::None,
         hash: *blake3::hash(&raw).as_bytes(),
+        raw_hash: Some(*blake3::hash(&raw).as_bytes()),
     };
     let body = Body::Disk(DiskBody { size_bytes: expected.len() as u64, extents });
     (Manifest { name: "odd".into(), chunk_pages: 16, chunks: vec![chunk], body }, raw, expected)

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::cursor::{Cursor, Malformed};
-use super::encode::{MAGIC, VERSION};
+use super::encode::{MAGIC, VERSION, VERSION_WITHOUT_RAW_HASHES};
 use super::{
     Body, ChunkDescriptor, Content, DiskBody, Entry, EntryKind, Extent, Manifest, NAME_BYTES_MAX, PATH_BYTES_MAX, RAW_BYTES_MAX,
     SIZE_BYTES_MAX, TreeBody, Xattr, check_image_name, chunk_pages_in_range, envelope,
@@ -28,8 +28,8 @@ pub(super) fn decode(section: &[u8]) -> Result<Manifest, Malformed> {
         return Err("it does not begin like a manifest".into());
     }
     let version = u16::from_le_bytes(envelope.array()?);
-    if version != VERSION {
-        return Err(Malformed(format!("its version is {version}, this program reads {VERSION}")));
+    if !(VERSION_WITHOUT_RAW_HASHES..=VERSION).contains(&version) {
+        return Err(Malformed(format!("its version is {version}, this program reads {VERSION_WITHOUT_RAW_HASHES} to {VERSION}")));
     }
     let codec = Codec::from_byte(envelope.byte()?).ok_or("its codec is unknown")?;
     if envelope.byte()? != 0 {
@@ -49,7 +49,7 @@ pub(super) fn decode(section: &[u8]) -> Result<Manifest, Malformed> {
     if !chunk_pages_in_range(chunk_pages) {
         return Err("the chunk size is out of range".into());
     }
-    let chunks = chunks(&mut cursor, chunk_pages)?;
+    let chunks = chunks(&mut cursor, chunk_pages, version)?;
     let mut extents = ExtentDecoder::new(&chunks, chunk_pages);
     let body = match kind {
         ImageKind::Disk => {
@@ -77,7 +77,7 @@ fn size(cursor: &mut Cursor<'_>) -> Result<u64, Malformed> {
     Ok(size_bytes)
 }
 
-fn chunks(cursor: &mut Cursor<'_>, chunk_pages: u32) -> Result<Vec<ChunkDescriptor>, Malformed> {
+fn chunks(cursor: &mut Cursor<'_>, chunk_pages: u32, version: u16) -> Result<Vec<ChunkDescriptor>, Malformed> {
     let count = cursor.count(CHUNK_BYTES_MIN)?;
     let mut chunks = Vec::with_capacity(count);
     let mut next_id = 0u32;
@@ -85,7 +85,8 @@ fn chunks(cursor: &mut Cursor<'_>, chunk_pages: u32) -> Result<Vec<ChunkDescript
         // u32::MAX itself stays free, so that the next id can be counted.
         let id = cursor.varint_u32()?.checked_add(next_id).filter(|&id| id != u32::MAX).ok_or("a chunk id is out of range")?;
         next_id = id + 1;
-        chunks.push(ChunkDescriptor { id: ChunkId(id), stored_bytes: 0, raw_bytes: 0, codec: Codec::None, hash: [0; 32] });
+        let id = ChunkId(id);
+        chunks.push(ChunkDescriptor { id, stored_bytes: 0, raw_bytes: 0, codec: Codec::None, hash: [0; 32], raw_hash: None });
     }
     for chunk in &mut chunks {
         let pages = cursor.varint_u32()?;
@@ -109,6 +110,16 @@ fn chunks(cursor: &mut Cursor<'_>, chunk_pages: u32) -> Result<Vec<ChunkDescript
     }
     for chunk in &mut chunks {
         chunk.hash = cursor.array()?;
+    }
+    for chunk in &mut chunks {
+        chunk.raw_hash = match chunk.codec {
+            Codec::None => Some(chunk.hash),
+            _ if version == VERSION => Some(cursor.array()?),
+            _ => None,
+        };
+    }
+    if version == VERSION && chunks.iter().all(|chunk| chunk.codec == Codec::None) {
+        return Err("its version is higher than its content needs".into());
     }
     Ok(chunks)
 }

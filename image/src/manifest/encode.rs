@@ -1,13 +1,15 @@
 //! Manifest to bytes. The layout is described in docs/pack-format.md; [`super::decode`] is its mirror image.
 
 use super::cursor::{put_string, put_varint, put_zigzag};
-use super::{Body, Content, Entry, EntryKind, Extent, Manifest, RAW_BYTES_MAX, envelope};
+use super::{Body, ChunkDescriptor, Content, Entry, EntryKind, Extent, Manifest, RAW_BYTES_MAX, envelope};
 use crate::{Codec, Error, PAGE_BYTES, Result};
 
 /// First bytes of a manifest.
 pub(super) const MAGIC: [u8; 4] = *b"DCMF";
+/// Version of the layout that knows no hashes of raw bytes. Still written when there is nothing that they would be needed for.
+pub(super) const VERSION_WITHOUT_RAW_HASHES: u16 = 1;
 /// Version of the layout.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 
 /// The manifest as a section that stands alone.
 ///
@@ -45,11 +47,17 @@ pub(crate) fn encode(manifest: &Manifest, codec: Codec) -> Result<Vec<u8>> {
     let (codec, payload) = envelope::seal(raw, codec);
     let mut section = Vec::with_capacity(16 + payload.len());
     section.extend_from_slice(&MAGIC);
-    section.extend_from_slice(&VERSION.to_le_bytes());
+    section.extend_from_slice(&version_of(manifest).to_le_bytes());
     section.extend_from_slice(&[codec.to_byte(), 0]);
     section.extend_from_slice(&raw_bytes.to_le_bytes());
     section.extend_from_slice(&payload);
     Ok(section)
+}
+
+/// The lowest version that can say it all: an uncompressed chunk's raw bytes are its stored bytes.
+fn version_of(manifest: &Manifest) -> u16 {
+    let says_more = |chunk: &ChunkDescriptor| chunk.codec != Codec::None && chunk.raw_hash.is_some();
+    if manifest.chunks.iter().any(says_more) { VERSION } else { VERSION_WITHOUT_RAW_HASHES }
 }
 
 /// Columns, so that what is alike stands together and compresses; the hashes, which do not, come last.
@@ -73,6 +81,12 @@ fn put_chunks(raw: &mut Vec<u8>, manifest: &Manifest) {
     }
     for chunk in &manifest.chunks {
         raw.extend_from_slice(&chunk.hash);
+    }
+    if version_of(manifest) == VERSION {
+        for chunk in manifest.chunks.iter().filter(|chunk| chunk.codec != Codec::None) {
+            // The packer makes all of them or none.
+            raw.extend_from_slice(&chunk.raw_hash.unwrap_or_default());
+        }
     }
 }
 

@@ -42,6 +42,9 @@ pub struct ChunkDescriptor {
     pub codec: Codec,
     /// BLAKE3 of the stored bytes.
     pub hash: [u8; 32],
+    /// BLAKE3 of the raw bytes, by which a chunk is recognised at a target. That of the stored bytes where they are the same; `None` for a
+    /// compressed chunk of a manifest of version 1, which did not say it.
+    pub raw_hash: Option<[u8; 32]>,
 }
 
 /// The two kinds of image.

@@ -9,7 +9,9 @@ use super::*;
 fn descriptor(id: u32, pages: u32, codec: Codec) -> ChunkDescriptor {
     let raw_bytes = pages * PAGE_BYTES as u32;
     let stored_bytes = if codec == Codec::None { raw_bytes } else { raw_bytes / 3 };
-    ChunkDescriptor { id: ChunkId(id), stored_bytes, raw_bytes, codec, hash: [id as u8; 32] }
+    let hash = [id as u8; 32];
+    let raw_hash = if codec == Codec::None { hash } else { [0xf0; 32] };
+    ChunkDescriptor { id: ChunkId(id), stored_bytes, raw_bytes, codec, hash, raw_hash: Some(raw_hash) }
 }
 
 /// Two chunks, and extents of every kind.
@@ -83,6 +85,29 @@ fn a_manifest_comes_back() {
         for codec in [Codec::None, Codec::Zstd] {
             assert_eq!(Manifest::decode(&encode(&manifest, codec).unwrap()).unwrap(), manifest);
         }
+    }
+}
+
+#[test]
+fn a_manifest_of_version_1_is_read_and_knows_no_raw_bytes_of_compressed_chunks() {
+    for mut manifest in [disk(), tree()] {
+        manifest.chunks[0].raw_hash = None;
+        let section = encode(&manifest, Codec::None).unwrap();
+        assert_eq!(section[4..6], [1, 0]);
+        assert_eq!(Manifest::decode(&section).unwrap(), manifest);
+    }
+}
+
+#[test]
+fn the_version_is_the_lowest_that_says_it_all() {
+    let plain = changed_disk(|manifest, _| manifest.chunks[0] = descriptor(3, 4, Codec::None));
+    let mut section = encode(&plain, Codec::None).unwrap();
+    assert_eq!(section[4..6], [1, 0]);
+    section[4] = 2;
+    assert!(Manifest::decode(&section).unwrap_err().to_string().contains("version"));
+    for version in [0, 3] {
+        section[4] = version;
+        assert!(Manifest::decode(&section).unwrap_err().to_string().contains("reads 1 to 2"));
     }
 }
 

@@ -47,14 +47,24 @@ pub(super) fn compress(chunks: &Receiver<RawChunk>, done: &Sender<StoredChunk>, 
         .map_err(|error| Error::Parameter(format!("zstd level {}: {error}", compression.level)))?;
     for RawChunk { number, id, segment, raw } in chunks {
         let raw_bytes = raw.len() as u32;
+        let raw_hash = |compressed: &Option<Vec<u8>>| compressed.as_ref().map(|_| *blake3::hash(&raw).as_bytes());
         let compressed = match compression.codec {
             // What fails to compress is stored as it is.
             Codec::Zstd => compressor.compress(&raw).ok().filter(|stored| worth_it(stored.len(), raw.len())),
             Codec::None => None,
         };
+        let raw_hash = raw_hash(&compressed);
         let (codec, stored) = compressed.map_or((Codec::None, raw), |stored| (Codec::Zstd, stored));
         let hash = *blake3::hash(&stored).as_bytes();
-        let record = ChunkRecord { offset: 0, stored_bytes: stored.len() as u32, raw_bytes, segment, codec, hash };
+        let record = ChunkRecord {
+            offset: 0,
+            stored_bytes: stored.len() as u32,
+            raw_bytes,
+            segment,
+            codec,
+            hash,
+            raw_hash: raw_hash.or(Some(hash)),
+        };
         done.send(StoredChunk { number, id, record, stored }).map_err(|_| Error::Stopped)?;
     }
     Ok(())

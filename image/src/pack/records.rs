@@ -19,13 +19,24 @@ pub struct ChunkRecord {
     pub codec: Codec,
     /// BLAKE3 of the stored bytes.
     pub hash: [u8; 32],
+    /// BLAKE3 of the raw bytes. Manifests hold it; the chunk table does not, so that of an opened pack knows it of uncompressed chunks
+    /// only.
+    pub raw_hash: Option<[u8; 32]>,
 }
 
 impl ChunkRecord {
     /// The same, as manifests say it.
     #[must_use]
     pub fn descriptor(&self, id: ChunkId) -> ChunkDescriptor {
-        ChunkDescriptor { id, stored_bytes: self.stored_bytes, raw_bytes: self.raw_bytes, codec: self.codec, hash: self.hash }
+        let Self { stored_bytes, raw_bytes, codec, hash, raw_hash, .. } = *self;
+        ChunkDescriptor { id, stored_bytes, raw_bytes, codec, hash, raw_hash }
+    }
+
+    /// Whether a manifest's descriptor says the same, as far as this record says it.
+    #[must_use]
+    pub fn agrees_with(&self, described: &ChunkDescriptor) -> bool {
+        let raw_hash = self.raw_hash.or(described.raw_hash);
+        ChunkDescriptor { raw_hash, ..self.descriptor(described.id) } == *described
     }
 }
 
@@ -109,6 +120,7 @@ fn chunk(bytes: &[u8], header: &Header, data_end: u64) -> Option<ChunkRecord> {
         segment,
         codec,
         hash,
+        raw_hash: (codec == Codec::None).then_some(hash),
     })
 }
 

@@ -6,7 +6,7 @@ use super::Pack;
 use super::format::ALIGN_BYTES;
 use crate::restore::decode_chunk;
 use crate::units::round_up;
-use crate::{ChunkId, Error, Progress, Result, Stage};
+use crate::{ChunkId, Codec, Error, Progress, Result, Stage};
 
 /// What was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,15 +31,17 @@ impl Pack {
         let raw_bytes = self.chunks().iter().map(|chunk| u64::from(chunk.raw_bytes)).sum();
         let stored_bytes = self.chunks().iter().map(|chunk| u64::from(chunk.stored_bytes)).sum();
         progress.start(Stage::Verify, stored_bytes);
+        let mut raw_hashes = vec![None; self.chunks().len()];
         for image in 0..self.images().len() {
-            self.verify_manifest(image)?;
+            self.verify_manifest(image, &mut raw_hashes)?;
         }
-        self.verify_chunks(progress)?;
+        self.verify_chunks(&raw_hashes, progress)?;
         Ok(VerifyReport { chunks: self.chunks().len(), stored_bytes, raw_bytes, manifests: self.images().len() })
     }
 
-    /// The manifest agrees with the chunk, segment and image tables.
-    fn verify_manifest(&self, image: usize) -> Result<()> {
+    /// The manifest agrees with the chunk, segment and image tables. Notes what it says of raw chunks in `raw_hashes`, by chunk id, and
+    /// that it says the same as earlier ones.
+    fn verify_manifest(&self, image: usize, raw_hashes: &mut [Option<[u8; 32]>]) -> Result<()> {
         let wrong = |why: String| Error::pack(self.path(), self.manifest_name(image), why);
         let manifest = self.manifest(image)?;
         let info = &self.images()[image];
@@ -56,9 +58,14 @@ impl Pack {
             if wanted.next() != Some(chunk.id) {
                 return Err(wrong(format!("it needs chunk {}, the segment table does not say so", chunk.id)));
             }
-            if self.chunks()[chunk.id.index()].descriptor(chunk.id) != *chunk {
+            if !self.chunks()[chunk.id.index()].agrees_with(chunk) {
                 return Err(wrong(format!("it describes chunk {} otherwise than the chunk table", chunk.id)));
             }
+            let known = &mut raw_hashes[chunk.id.index()];
+            if known.is_some() && chunk.raw_hash.is_some() && *known != chunk.raw_hash {
+                return Err(wrong(format!("it describes chunk {} otherwise than another manifest", chunk.id)));
+            }
+            *known = known.or(chunk.raw_hash);
         }
         match wanted.next() {
             Some(id) => Err(wrong(format!("it does not need chunk {id}, the segment table says that it does"))),
@@ -67,7 +74,7 @@ impl Pack {
     }
 
     /// In order of the file, so that it is read once from front to back.
-    fn verify_chunks(&self, progress: &Progress) -> Result<()> {
+    fn verify_chunks(&self, raw_hashes: &[Option<[u8; 32]>], progress: &Progress) -> Result<()> {
         let mut order: Vec<u32> = (0..self.chunks().len() as u32).collect();
         order.sort_unstable_by_key(|&id| self.chunks()[id as usize].offset);
         let align_bytes = ALIGN_BYTES as u64;
@@ -94,6 +101,10 @@ impl Pack {
                 };
                 wrong(&why)
             })?;
+            let raw = &raw[..record.raw_bytes as usize];
+            if record.codec != Codec::None && raw_hashes[id.index()].is_some_and(|hash| *blake3::hash(raw).as_bytes() != hash) {
+                return Err(wrong("the manifests say another BLAKE3 of its raw bytes"));
+            }
             offset += padded_bytes;
             progress.add(record.stored_bytes.into());
         }

@@ -125,7 +125,7 @@ impl<'a> PackReader<'a> {
     fn open(pack: &'a Pack, manifest: &'a Manifest) -> Result<Self> {
         for chunk in &manifest.chunks {
             let record = pack.chunks().get(chunk.id.index());
-            if record.is_none_or(|record| record.descriptor(chunk.id) != *chunk) {
+            if !record.is_some_and(|record| record.agrees_with(chunk)) {
                 let section = format!("manifest of {}", manifest.name);
                 return Err(Error::pack(pack.path(), section, format!("it describes chunk {} otherwise than the chunk table", chunk.id)));
             }
