@@ -13,6 +13,8 @@ mod decompress;
 mod dedup;
 pub mod disk_image;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod image_set;
 pub mod manifest;
 pub mod pack;

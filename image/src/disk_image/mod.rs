@@ -1,6 +1,7 @@
 //! Random access to the bytes of a disk, however they are stored: a raw file or block device, an image format, or a part of one of them.
 
 mod raw;
+mod slice;
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,6 +10,7 @@ use crate::{Error, Result};
 
 pub use raw::RawImage;
 pub(crate) use raw::next_data;
+pub(crate) use slice::SliceImage;
 
 /// A disk, or a part of one, whose bytes can be read anywhere.
 pub trait DiskImage: Send + Sync {

@@ -78,8 +78,11 @@ pub type ReadRun<'a> = dyn FnMut(&mut [u8]) -> Result<()> + 'a;
 ///
 /// # Errors
 /// When there is nothing that can be packed.
-pub fn open(path: &Path, _options: SourceOptions) -> Result<Box<dyn Source>> {
+pub fn open(path: &Path, options: SourceOptions) -> Result<Box<dyn Source>> {
     let metadata = std::fs::metadata(path).map_err(Error::io("opening", path))?;
     let path: PathBuf = path.to_owned();
-    if metadata.is_dir() { Ok(Box::new(TreeSource::new(path))) } else { Ok(Box::new(DiskSource::new(Box::new(RawImage::open(path)?)))) }
+    if metadata.is_dir() {
+        return Ok(Box::new(TreeSource::new(path)));
+    }
+    Ok(Box::new(DiskSource::new(Box::new(RawImage::open(path)?), options)?))
 }

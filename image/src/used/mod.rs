@@ -4,8 +4,16 @@
 //! Every reader here parses bytes that somebody else wrote: it never panics, never loops for long and takes memory in proportion to the
 //! used ranges only. A filesystem that it does not fully understand, that looks damaged or that is in use, is [`Finding::Whole`].
 
+mod fields;
+mod partitions;
+mod plan;
 mod ranges;
+mod swap;
 
+use crate::disk_image::Part;
+use crate::{Error, Result};
+
+pub use plan::{Plan, Region, plan};
 pub use ranges::Ranges;
 
 /// What a reader says of a partition (or of a disk without partitions).
@@ -25,4 +33,53 @@ pub enum Finding {
         /// Why, for the operator: "it was not cleanly unmounted".
         why: String,
     },
+}
+
+impl Finding {
+    /// The filesystem by its usual name.
+    #[must_use]
+    pub fn filesystem(&self) -> &'static str {
+        match self {
+            Self::Used { filesystem, .. } | Self::Whole { filesystem, .. } => filesystem,
+        }
+    }
+}
+
+/// A reader: `None` when the volume holds something else.
+type Probe = fn(&Part<'_>) -> Result<Option<Finding>>;
+
+/// The readers by the name that is used when one fails.
+const PROBES: &[(&str, Probe)] = &[("swap", swap::probe)];
+
+/// What is in a volume, as far as it is recognised.
+///
+/// # Errors
+/// Those of reading the disk.
+fn probe(volume: &Part<'_>) -> Result<Option<Finding>> {
+    let mut found: Option<Finding> = None;
+    for (name, probe) in PROBES {
+        let finding = match probe(volume) {
+            // It names bytes that are not there.
+            Err(Error::Source { why, .. }) => Some(Finding::Whole { filesystem: name, why: format!("it looks damaged: {why}") }),
+            outcome => outcome?,
+        };
+        let Some(finding) = finding else { continue };
+        if let Some(first) = found {
+            // Left over from an earlier use, but which of the two?
+            let why = format!("it looks like {} too; wipefs shows and removes old signatures", finding.filesystem());
+            return Ok(Some(Finding::Whole { filesystem: first.filesystem(), why }));
+        }
+        found = Some(finding);
+    }
+    Ok(found)
+}
+
+/// One reader alone, for fuzzing.
+pub(crate) fn fuzz(name: &str, volume: &Part<'_>) {
+    use crate::disk_image::DiskImage;
+    for (_, probe) in PROBES.iter().filter(|(probe, _)| *probe == name) {
+        if let Ok(Some(Finding::Used { used, .. })) = probe(volume) {
+            assert!(used.iter().all(|range| range.end <= volume.size_bytes()), "a used range lies outside of the volume");
+        }
+    }
 }
