@@ -1,47 +1,96 @@
-//! Integers at fixed places of an on-disk structure. What lies past the end of the slice reads as zeros: callers hand over slices of the
-//! structure's size, and a field that is zero by mistake is refused like any other wrong value.
+//! How the readers take numbers out of on-disk structures: checked, and with one way to give up on a filesystem.
 
-/// A structure as it lies on the disk.
-#[derive(Clone, Copy)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+use super::{Finding, Ranges};
+use crate::disk_image::{DiskImage, Part};
+use crate::{Error, Result};
 
-impl<'a> Fields<'a> {
-    /// `N` bytes from `at` on.
-    pub(super) fn array<const N: usize>(self, at: usize) -> [u8; N] {
-        self.bytes(at, N).try_into().unwrap_or([0; N])
-    }
+/// Why a reader stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The filesystem has to be stored whole, for this reason.
+    Whole(String),
+    /// The disk cannot be read.
+    Unreadable(Error),
+}
 
-    /// `length` bytes from `at` on; empty when they are not all there.
-    pub(super) fn bytes(self, at: usize, length: usize) -> &'a [u8] {
-        at.checked_add(length).and_then(|end| self.0.get(at..end)).unwrap_or_default()
-    }
-
-    pub(super) fn u8(self, at: usize) -> u8 {
-        self.array::<1>(at)[0]
-    }
-
-    pub(super) fn le16(self, at: usize) -> u16 {
-        u16::from_le_bytes(self.array(at))
-    }
-
-    pub(super) fn le32(self, at: usize) -> u32 {
-        u32::from_le_bytes(self.array(at))
-    }
-
-    pub(super) fn le64(self, at: usize) -> u64 {
-        u64::from_le_bytes(self.array(at))
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Unreadable(error)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_past_the_end_are_zero() {
-        let fields = Fields(&[1, 2, 3, 4, 5]);
-        assert_eq!((fields.le16(0), fields.le32(1)), (0x0201, 0x0504_0302));
-        assert_eq!((fields.le32(2), fields.le64(0), fields.u8(usize::MAX), fields.u8(4)), (0, 0, 0, 5));
-        assert_eq!(fields.bytes(3, usize::MAX), b"");
+impl Stop {
+    /// A structure contradicts itself or another one.
+    pub(super) fn damaged(what: impl std::fmt::Display) -> Self {
+        Self::Whole(format!("it looks damaged: {what}; check and repair it before packing"))
     }
+
+    /// Something that the reader does not know.
+    pub(super) fn unknown(what: impl std::fmt::Display) -> Self {
+        Self::Whole(format!("{what}, which discus does not understand"))
+    }
+}
+
+/// What is said of a filesystem by its reader's outcome.
+pub(super) fn finding(filesystem: &'static str, outcome: Result<Ranges, Stop>) -> Result<Finding> {
+    match outcome {
+        Ok(used) => Ok(Finding::Used { filesystem, used }),
+        Err(Stop::Whole(why)) => Ok(Finding::Whole { filesystem, why }),
+        Err(Stop::Unreadable(error)) => Err(error),
+    }
+}
+
+/// Fills `buffer` with a structure of the volume; one that is not within the volume is damage.
+pub(super) fn read(volume: &Part<'_>, offset: u64, buffer: &mut [u8]) -> Result<(), Stop> {
+    if offset.checked_add(buffer.len() as u64).is_none_or(|end| end > volume.size_bytes()) {
+        return Err(Stop::damaged(format_args!("a structure at byte {offset} lies beyond its end")));
+    }
+    Ok(volume.read_at(offset, buffer)?)
+}
+
+/// The structure of `length_bytes` at `offset`. The caller bounds the length.
+pub(super) fn read_vec(volume: &Part<'_>, offset: u64, length_bytes: usize) -> Result<Vec<u8>, Stop> {
+    let mut bytes = vec![0; length_bytes];
+    read(volume, offset, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// `N` bytes from `at` on.
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], Stop> {
+    let found = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    found.copied().ok_or_else(|| Stop::damaged("a structure ends early"))
+}
+
+/// `length` bytes from `at` on.
+pub(super) fn slice(bytes: &[u8], at: usize, length: usize) -> Result<&[u8], Stop> {
+    let found = at.checked_add(length).and_then(|end| bytes.get(at..end));
+    found.ok_or_else(|| Stop::damaged("a structure ends early"))
+}
+
+pub(super) fn u8_at(bytes: &[u8], at: usize) -> Result<u8, Stop> {
+    array(bytes, at).map(u8::from_le_bytes)
+}
+
+pub(super) fn le16(bytes: &[u8], at: usize) -> Result<u16, Stop> {
+    array(bytes, at).map(u16::from_le_bytes)
+}
+
+pub(super) fn le32(bytes: &[u8], at: usize) -> Result<u32, Stop> {
+    array(bytes, at).map(u32::from_le_bytes)
+}
+
+pub(super) fn le64(bytes: &[u8], at: usize) -> Result<u64, Stop> {
+    array(bytes, at).map(u64::from_le_bytes)
+}
+
+pub(super) fn be16(bytes: &[u8], at: usize) -> Result<u16, Stop> {
+    array(bytes, at).map(u16::from_be_bytes)
+}
+
+pub(super) fn be32(bytes: &[u8], at: usize) -> Result<u32, Stop> {
+    array(bytes, at).map(u32::from_be_bytes)
+}
+
+pub(super) fn be64(bytes: &[u8], at: usize) -> Result<u64, Stop> {
+    array(bytes, at).map(u64::from_be_bytes)
 }

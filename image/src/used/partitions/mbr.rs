@@ -1,9 +1,8 @@
 //! Master boot records and the chain of extended ones, in sectors of 512 bytes (util-linux, libfdisk/src/dos.c).
 
 use super::Partition;
-use crate::Result;
-use crate::disk_image::DiskImage;
-use crate::used::fields::Fields;
+use crate::disk_image::{DiskImage, Part};
+use crate::used::fields::{Stop, le16, le32, read as read_at, u8_at};
 
 const SECTOR_BYTES: u64 = 512;
 /// More logical partitions than anybody makes; a chain that goes round in a circle ends here.
@@ -11,10 +10,9 @@ const LOGICAL_MAX: u32 = 128;
 
 /// What the first sector says.
 pub(super) enum Found {
-    Nothing,
-    Odd(String),
-    /// Its partitions are those of a GUID partition table.
+    /// The partitions are those of a GUID partition table.
     Protective,
+    /// In any order; none when there is no table.
     Partitions(Vec<Partition>),
 }
 
@@ -38,26 +36,31 @@ impl Entry {
 }
 
 /// The four entries of a boot record; `None` when it is none.
-fn entries(disk: &dyn DiskImage, sector: u64) -> Result<Option<[Option<Entry>; 4]>> {
-    let mut bytes = [0; SECTOR_BYTES as usize];
+fn entries(disk: &Part<'_>, sector: u64) -> Result<Option<[Option<Entry>; 4]>, Stop> {
+    let mut record = [0; SECTOR_BYTES as usize];
     // Sectors are sums of 32-bit numbers.
     if (sector + 1) * SECTOR_BYTES > disk.size_bytes() {
         return Ok(None);
     }
-    disk.read_at(sector * SECTOR_BYTES, &mut bytes)?;
-    let record = Fields(&bytes);
-    let at = |entry: usize| 446 + entry * 16;
-    if record.le16(510) != 0xaa55 || !(0..4).all(|entry| record.u8(at(entry)) & 0x7f == 0) {
+    read_at(disk, sector * SECTOR_BYTES, &mut record)?;
+    if le16(&record, 510)? != 0xaa55 {
         return Ok(None);
     }
-    Ok(Some(std::array::from_fn(|entry| {
-        let (kind, first_sector, sectors) = (record.u8(at(entry) + 4), record.le32(at(entry) + 8), record.le32(at(entry) + 12));
-        (kind != 0 && sectors != 0).then(|| Entry { kind, first_sector: first_sector.into(), sectors: sectors.into() })
-    })))
+    let mut entries = [const { None }; 4];
+    for (number, entry) in entries.iter_mut().enumerate() {
+        let at = 446 + number * 16;
+        // Only "active" or nothing; anything else is a boot sector's code.
+        if u8_at(&record, at)? & 0x7f != 0 {
+            return Ok(None);
+        }
+        let (kind, first_sector, sectors) = (u8_at(&record, at + 4)?, le32(&record, at + 8)?, le32(&record, at + 12)?);
+        *entry = (kind != 0 && sectors != 0).then(|| Entry { kind, first_sector: first_sector.into(), sectors: sectors.into() });
+    }
+    Ok(Some(entries))
 }
 
-pub(super) fn read(disk: &dyn DiskImage) -> Result<Found> {
-    let Some(primary) = entries(disk, 0)? else { return Ok(Found::Nothing) };
+pub(super) fn read(disk: &Part<'_>) -> Result<Found, Stop> {
+    let Some(primary) = entries(disk, 0)? else { return Ok(Found::Partitions(Vec::new())) };
     if primary.iter().flatten().any(|entry| entry.kind == 0xee) {
         return Ok(Found::Protective);
     }
@@ -65,46 +68,47 @@ pub(super) fn read(disk: &dyn DiskImage) -> Result<Found> {
     let mut extended = None;
     for (number, entry) in (1..).zip(&primary) {
         match entry {
-            Some(entry) if entry.first_sector == 0 => return Ok(Found::Odd(format!("partition {number} covers the partition table"))),
-            Some(entry) if entry.is_extended() && extended.replace(entry).is_some() => {
-                return Ok(Found::Odd("it has two extended partitions".into()));
+            Some(entry) if entry.first_sector == 0 => return Err(Stop::Whole(format!("partition {number} covers the partition table"))),
+            Some(entry) if entry.is_extended() => {
+                if extended.replace(entry).is_some() {
+                    return Err(Stop::Whole("it has two extended partitions".into()));
+                }
             }
-            Some(entry) if !entry.is_extended() => partitions.push(entry.partition(number, 0)),
-            _ => {}
+            Some(entry) => partitions.push(entry.partition(number, 0)),
+            None => {}
         }
     }
-    if let Some(extended) = extended
-        && let Err(why) = read_logical(disk, extended, &mut partitions)?
-    {
-        return Ok(Found::Odd(why));
+    if let Some(extended) = extended {
+        read_logical(disk, extended, &mut partitions)?;
     }
     Ok(Found::Partitions(partitions))
 }
 
 /// Follows the chain of extended boot records. Each holds one logical partition, counted from the record, and the place of the next record,
 /// counted from the extended partition.
-fn read_logical(disk: &dyn DiskImage, extended: &Entry, partitions: &mut Vec<Partition>) -> Result<Result<(), String>> {
+fn read_logical(disk: &Part<'_>, extended: &Entry, partitions: &mut Vec<Partition>) -> Result<(), Stop> {
+    let odd = |what: &str| Err(Stop::Whole(format!("the chain of its logical partitions {what}")));
     let mut record_sector = extended.first_sector;
     let end = extended.first_sector + extended.sectors;
     for number in 5..5 + LOGICAL_MAX {
         let Some([logical, next, ..]) = entries(disk, record_sector)? else {
             // An extended partition may be empty: nothing was ever written there.
-            return Ok(if number == 5 { Ok(()) } else { Err("the chain of its logical partitions is broken".into()) });
+            return if number == 5 { Ok(()) } else { odd("is broken") };
         };
         if let Some(logical) = logical.filter(|logical| !logical.is_extended()) {
             let partition = logical.partition(number, record_sector);
             if logical.first_sector == 0 || partition.range.end > end * SECTOR_BYTES {
-                return Ok(Err(format!("partition {number} does not lie within the extended partition")));
+                return Err(Stop::Whole(format!("partition {number} does not lie within the extended partition")));
             }
             partitions.push(partition);
         }
         match next {
             Some(next) if next.is_extended() => record_sector = extended.first_sector + next.first_sector,
-            _ => return Ok(Ok(())),
+            _ => return Ok(()),
         }
         if record_sector >= end {
-            return Ok(Err("the chain of its logical partitions leaves the extended partition".into()));
+            return odd("leaves the extended partition");
         }
     }
-    Ok(Err("the chain of its logical partitions does not end".into()))
+    odd("does not end")
 }

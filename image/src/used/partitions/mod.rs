@@ -6,8 +6,9 @@ mod mbr;
 
 use std::ops::Range;
 
+use super::fields::Stop;
 use crate::Result;
-use crate::disk_image::DiskImage;
+use crate::disk_image::{DiskImage, Part};
 
 /// The number of a partition as Linux counts, and its bytes on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,19 +30,23 @@ pub(super) enum Table {
 
 /// Reads the partition table of a disk.
 pub(super) fn read(disk: &dyn DiskImage) -> Result<Table> {
-    let (entries, note) = match mbr::read(disk)? {
-        mbr::Found::Nothing => return Ok(Table::None),
-        mbr::Found::Odd(why) => return Ok(Table::Odd(why)),
-        mbr::Found::Partitions(partitions) => (partitions, None),
-        mbr::Found::Protective => match gpt::read(disk)? {
-            Err(why) => return Ok(Table::Odd(why)),
-            Ok(found) => found,
-        },
-    };
-    Ok(in_order(entries, disk.size_bytes()).map_or_else(Table::Odd, |partitions| match partitions.is_empty() {
-        true => Table::None,
-        false => Table::Partitions { partitions, note },
-    }))
+    match read_entries(&Part::whole(disk)) {
+        Ok((partitions, _)) if partitions.is_empty() => Ok(Table::None),
+        Ok((partitions, note)) => {
+            let partitions = in_order(partitions, disk.size_bytes());
+            Ok(partitions.map_or_else(Table::Odd, |partitions| Table::Partitions { partitions, note }))
+        }
+        Err(Stop::Whole(why)) => Ok(Table::Odd(why)),
+        Err(Stop::Unreadable(error)) => Err(error),
+    }
+}
+
+/// The partitions in any order, and a note.
+fn read_entries(disk: &Part<'_>) -> Result<(Vec<Partition>, Option<String>), Stop> {
+    match mbr::read(disk)? {
+        mbr::Found::Protective => gpt::read(disk),
+        mbr::Found::Partitions(partitions) => Ok((partitions, None)),
+    }
 }
 
 fn in_order(mut partitions: Vec<Partition>, size_bytes: u64) -> Result<Vec<Partition>, String> {
