@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn pieces_make_the_whole() {
-        let bytes: Vec<u8> = (0..100).map(|number| number * 7).collect();
+        let bytes: Vec<u8> = (0..100u8).map(|number| number.wrapping_mul(7)).collect();
         let (head, tail) = bytes.split_at(33);
         assert_eq!(checksum(&[head, tail]), checksum(&[&bytes]));
     }

@@ -69,12 +69,9 @@ pub(super) fn read(disk: &Part<'_>) -> Result<Found, Stop> {
     for (number, entry) in (1..).zip(&primary) {
         match entry {
             Some(entry) if entry.first_sector == 0 => return Err(Stop::Whole(format!("partition {number} covers the partition table"))),
-            Some(entry) if entry.is_extended() => {
-                if extended.replace(entry).is_some() {
-                    return Err(Stop::Whole("it has two extended partitions".into()));
-                }
-            }
-            Some(entry) => partitions.push(entry.partition(number, 0)),
+            Some(entry) if !entry.is_extended() => partitions.push(entry.partition(number, 0)),
+            Some(_) if extended.is_some() => return Err(Stop::Whole("it has two extended partitions".into())),
+            Some(entry) => extended = Some(entry),
             None => {}
         }
     }
