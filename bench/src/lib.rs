@@ -3,7 +3,10 @@
 pub mod code;
 pub mod counters;
 pub mod filter;
+pub mod images;
 pub mod impair;
 pub mod lab;
 pub mod peers;
+mod provenance;
+mod scratch;
 pub mod sim;

@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, filter, impair, peers, sim};
+use bench::{code, filter, images, impair, peers, sim};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -16,6 +16,8 @@ enum Command {
     Code(code::CodeArgs),
     /// Measure what the receiver's filter costs per packet
     Filter(filter::FilterArgs),
+    /// Compare packs with other ways to store disk images: time, size, memory; and restoring with plain O_DIRECT writing
+    Images(images::ImagesArgs),
     /// Lose multicast packets that leave an interface
     Impair(impair::ImpairArgs),
     /// Compare discus with udpcast and UFTP: one receiver, one incompressible file, the same disk
@@ -28,6 +30,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Code(args) => code::run(&args),
         Command::Filter(args) => filter::run(&args),
+        Command::Images(args) => images::run(&args),
         Command::Impair(args) => impair::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Sim(args) => sim::run(&args),

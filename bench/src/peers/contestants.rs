@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::lab::{Lab, Machine, Process, Programs};
+use crate::provenance::install_peers;
 
 /// Within this a server says that it is ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -73,19 +74,8 @@ pub(crate) fn install(contestants: &[Contestant]) -> Result<()> {
         Contestant::Udpcast => Some("udp-sender"),
         Contestant::Uftp => Some("uftpd"),
     };
-    let is_there = |program: &str| {
-        let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).stdout(Stdio::null()).status();
-        found.is_ok_and(|status| status.success())
-    };
-    if contestants.iter().filter_map(|&contestant| needs(contestant)).all(is_there) {
-        return Ok(());
-    }
-    let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let script = bench.parent().unwrap_or(bench).join("scripts/install-deps");
-    let status =
-        Command::new(&script).arg("--peers").stdin(Stdio::null()).status().with_context(|| format!("running {}", script.display()))?;
-    ensure!(status.success(), "{} --peers failed", script.display());
-    Ok(())
+    let programs: Vec<&str> = contestants.iter().filter_map(|&contestant| needs(contestant)).collect();
+    install_peers(&programs)
 }
 
 impl Stage<'_> {

@@ -10,7 +10,6 @@ mod report;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,6 +17,8 @@ use clap::Args;
 
 use crate::lab::content::{Part, first_difference, write_image};
 use crate::lab::{Lab, LabOptions, Programs};
+use crate::provenance::append_to;
+use crate::scratch::Scratch;
 use contestants::{Contestant, Stage};
 use report::Report;
 
@@ -78,7 +79,7 @@ pub fn run(args: &PeersArgs) -> Result<()> {
     let stage = Stage { lab: &lab, programs: &programs, directory: &scratch.path, source: &source, rate: &args.rate };
     stage.prepare(&args.only)?;
 
-    let mut report = Report::new(args, &lab)?;
+    let mut report = Report::new(args);
     for repetition in 1..=args.repetitions {
         for &contestant in &args.only {
             // What the turn before left to be written must not be written during this one.
@@ -94,7 +95,7 @@ pub fn run(args: &PeersArgs) -> Result<()> {
         println!("{}", report.markdown());
     }
     if let Some(path) = &args.append {
-        report.append_to(path)?;
+        append_to(path, &report.markdown())?;
     }
     Ok(())
 }
@@ -119,31 +120,4 @@ fn take_turn(stage: &Stage<'_>, contestant: Contestant, source: &Path) -> Result
 /// A transfer at less than 50 Mbit/s hangs.
 fn limit(source: &Path) -> Result<Duration> {
     Ok(Duration::from_secs(60 + fs::metadata(source)?.len() * 8 / 50_000_000))
-}
-
-/// A directory that is removed on drop.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    fn new(parent: &Path) -> Result<Scratch> {
-        let path = parent.join(format!("discus-bench-{}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
-        Ok(Scratch { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            eprintln!("removing {}: {error}", self.path.display());
-        }
-    }
-}
-
-/// What a command prints, trimmed; empty when it cannot be run.
-pub(crate) fn output_of(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }

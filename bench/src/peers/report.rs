@@ -1,24 +1,16 @@
 //! Medians and the table, with what is needed to judge and to repeat them.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::Path;
-
-use anyhow::{Context, Result};
-
 use super::contestants::Contestant;
-use super::{PeersArgs, Turn, output_of};
-use crate::lab::Lab;
+use super::{PeersArgs, Turn};
+use crate::provenance::{Provenance, median};
 
 /// The result of a comparison.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Report {
     bytes: u64,
     mtu_bytes: u32,
-    /// How to repeat it.
-    command: String,
-    commit: String,
-    machine: String,
+    #[serde(flatten)]
+    provenance: Provenance,
     rate: String,
     rows: Vec<Row>,
 }
@@ -34,18 +26,14 @@ struct Row {
 }
 
 impl Report {
-    pub(crate) fn new(args: &PeersArgs, _lab: &Lab) -> Result<Report> {
-        let cpu = output_of("sh", &["-c", "sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1"]);
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        Ok(Report {
+    pub(crate) fn new(args: &PeersArgs) -> Report {
+        Report {
             bytes: args.size << 20,
             mtu_bytes: args.mtu,
-            command: std::env::args().skip(1).fold("discus-bench".to_owned(), |command, argument| command + " " + &argument),
-            commit: output_of("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
-            machine: format!("{cores} cores, {cpu}, Linux {}", output_of("uname", &["-r"])),
+            provenance: Provenance::of_this_run(),
             rate: args.rate.clone(),
             rows: Vec::new(),
-        })
+        }
     }
 
     /// Adds a turn; returns its rate in Gbit/s.
@@ -67,9 +55,9 @@ impl Report {
         let first = self.rows.first();
         let mut text = format!(
             "`{}`, commit {}\n\n{}; one receiver, {} MiB of incompressible data, MTU {}, sender and receiver joined by a veth pair (AF_XDP in copy mode), target a file on the disk, {} turns each, interleaved, medians.\n\n",
-            self.command,
-            self.commit,
-            self.machine,
+            self.provenance.command,
+            self.provenance.commit,
+            self.provenance.machine,
             self.bytes >> 20,
             self.mtu_bytes,
             first.map_or(0, |row| row.turns.len()),
@@ -91,34 +79,5 @@ impl Report {
             );
         }
         text
-    }
-
-    /// Appends the table to a file of results/.
-    pub(crate) fn append_to(&self, path: &Path) -> Result<()> {
-        let mut file = OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("opening {}", path.display()))?;
-        writeln!(file, "\n{}", self.markdown()).with_context(|| format!("writing {}", path.display()))
-    }
-}
-
-/// The median of a set of numbers, 0 for none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_ignores_outliers_and_the_order() {
-        assert_eq!(median([].into_iter()), 0.0);
-        assert_eq!(median([3.0, 1.0, 100.0].into_iter()), 3.0);
-        assert_eq!(median([4.0, 1.0, 2.0, 100.0].into_iter()), 3.0);
     }
 }
