@@ -6,12 +6,14 @@ use std::fs;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use crossbeam_channel::{RecvTimeoutError, unbounded};
-use image::restore::{Target, TargetOptions};
+use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
+use image::restore::{Present, ScanProgress, Target, TargetOptions};
 use image::{ErrorClass, Manifest};
 use receiver::control::{ConnectOptions, ControlLink, Enrolled, ToSender, Trust, enrol};
 use receiver::engine::{self, MemoryPlan, Progress, Setup};
@@ -182,9 +184,16 @@ fn prepare(
     let workers = options.workers.unwrap_or_else(|| cpus.saturating_sub(2).min(WORKERS_MAX));
     let plan = MemoryPlan::new(options.memory, intake.memory_bytes(), &parameters, engine::is_compressed(&manifest), workers)
         .map_err(exits(exit::USAGE))?;
-    let target_options = TargetOptions { force: options.force };
-    let target = Target::open(&options.target, &manifest, &target_options)
-        .map_err(|error| Failure { exit_code: target_exit_code(&error), error: error.into() })?;
+    let target_options = TargetOptions { force: options.force, resume: options.resume };
+    let refused = |error: image::Error| Failure { exit_code: target_exit_code(&error), error: error.into() };
+    let mut target = Target::open(&options.target, &manifest, &target_options).map_err(refused)?;
+    let present = match options.resume {
+        true => scan(&mut target, &manifest, display, &signals.stop_flag()).map_err(|error| match error {
+            image::Error::Stopped => Failure { exit_code: signals.exit_code(), error: anyhow::anyhow!("interrupted") },
+            error => refused(error),
+        })?,
+        false => Present::none(&manifest),
+    };
     display.remark(&format!(
         "{}: {} bytes, {} MiB of data in {} chunks, to {}; memory {} MiB for {} chunks in flight, {workers} workers",
         manifest.name,
@@ -197,12 +206,15 @@ fn prepare(
     ));
 
     let (notices, heard) = unbounded();
+    let progress = Arc::new(Progress::new(engine::total_bytes(&manifest)));
+    progress.note_resumed(present.chunks(), present.raw_bytes());
     let setup = Setup {
         parameters,
-        progress: Arc::new(Progress::new(engine::total_bytes(&manifest))),
+        progress,
         manifest: Arc::new(manifest),
         opened: Opened { intake, filter, membership },
         target,
+        present,
         plan,
         workers,
         cores: if options.cores.is_empty() { default_cores() } else { options.cores.clone() },
@@ -212,6 +224,34 @@ fn prepare(
         stop: signals.stop_flag(),
     };
     Ok((setup, heard))
+}
+
+/// Looks for what the target holds already, and shows how it goes.
+fn scan(target: &mut Target, manifest: &Manifest, display: &mut Display, stop: &AtomicBool) -> image::Result<Present> {
+    let (progress, started) = (ScanProgress::default(), Instant::now());
+    let present = thread::scope(|scope| {
+        let (ended_in, ended) = bounded::<()>(0);
+        let scan = scope.spawn(|| {
+            let _ended = ended_in;
+            target.find_present(manifest, &progress, stop)
+        });
+        while ended.recv_timeout(REFRESH) == Err(RecvTimeoutError::Timeout) {
+            display.scan(&progress);
+        }
+        scan.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    display.restart();
+    for note in present.notes() {
+        display.remark(note);
+    }
+    display.remark(&format!(
+        "{} of {} chunks, {} MiB, are on the target already; read in {:.1} s",
+        present.chunks(),
+        manifest.chunks.len(),
+        present.raw_bytes() >> 20,
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(present)
 }
 
 /// Runs the engine on a thread of its own and shows how it goes on this one.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use image::pack::{ImageSpec, PackOptions, build};
-use image::restore::{Target, TargetOptions};
+use image::restore::{Present, Target, TargetOptions};
 use image::{Manifest, Pack};
 use receiver::control::{FromSender, ToSender};
 use receiver::engine::{self, Error, Finished, Link, MemoryPlan, Progress, Setup};
@@ -269,6 +269,7 @@ impl Run {
             opened: Opened { intake: Box::new(intake), filter, membership },
             target: Target::open(&served.target(), &manifest, &TargetOptions::default()).unwrap(),
             plan: MemoryPlan::new(self.memory_bytes, 0, &parameters, engine::is_compressed(&manifest), self.workers).unwrap(),
+            present: Present::none(&manifest),
             manifest: Arc::new(manifest),
             workers: self.workers,
             cores: Vec::new(),

@@ -78,7 +78,7 @@ impl Fixtures {
         self.directory.path().join(name)
     }
 
-    fn pack(&self, name: &str, images: &[(&str, &Path)]) -> Result<Pack> {
+    pub(crate) fn pack(&self, name: &str, images: &[(&str, &Path)]) -> Result<Pack> {
         let path = self.path(&format!("{name}.pack"));
         let mut command = Command::new(Programs::built()?.discus);
         command.args(["pack", "--output"]).arg(&path);

@@ -7,6 +7,7 @@
 //! | [`hostile`] | what a stranger sends to the port does no harm |
 //! | [`paths`] | AF_XDP, UDP and IPv6 in their combinations, membership, the filter's isolation |
 //! | [`ground`] | the lab does what the other tests take for granted |
+//! | [`resume`] | what a target holds already does not cross the wire |
 //! | [`targets`] | block devices, old data, protection of what must not be overwritten |
 //!
 //! Run one with `cargo test -p discus-bench --test delivery -- NAME`. Each test makes its own namespaces and scratch directory and
@@ -17,6 +18,7 @@ mod fixtures;
 mod ground;
 mod hostile;
 mod paths;
+mod resume;
 mod targets;
 mod together;
 mod world;
@@ -49,6 +51,8 @@ const TESTS: &[(&str, Test)] = &[
     ("receivers_are_members_of_the_group_while_they_receive", paths::receivers_are_members_of_the_group_while_they_receive),
     ("another_senders_certificate_is_refused", paths::another_senders_certificate_is_refused),
     ("a_block_device_with_old_data_reads_back_as_the_image", targets::a_block_device_with_old_data_reads_back_as_the_image),
+    ("an_upgraded_image_costs_its_difference", resume::an_upgraded_image_costs_its_difference),
+    ("a_killed_receiver_goes_on_where_it_was", resume::a_killed_receiver_goes_on_where_it_was),
     ("targets_that_must_not_be_overwritten_are_refused", targets::targets_that_must_not_be_overwritten_are_refused),
 ];
 

@@ -15,10 +15,10 @@ use crate::world::{ServeOptions, TRANSFER_LIMIT, World, finish};
 const TARGET_REFUSED: i32 = 3;
 
 /// A file as a block device; detached on drop.
-struct LoopDevice(PathBuf);
+pub(crate) struct LoopDevice(pub(crate) PathBuf);
 
 impl LoopDevice {
-    fn new(file: &Path) -> Result<LoopDevice> {
+    pub(crate) fn new(file: &Path) -> Result<LoopDevice> {
         let output = Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(file).stdin(Stdio::null()).output()?;
         ensure!(output.status.success(), "losetup: {}", String::from_utf8_lossy(&output.stderr));
         Ok(LoopDevice(PathBuf::from(String::from_utf8(output.stdout)?.trim())))
@@ -34,7 +34,16 @@ impl Drop for LoopDevice {
 }
 
 /// A mounted filesystem; unmounted on drop.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
+
+impl Mount {
+    /// Mounts `device` at a new directory.
+    pub(crate) fn new(device: &Path, directory: &Path) -> Result<Mount> {
+        fs::create_dir(directory)?;
+        run(Command::new("mount").arg(device).arg(directory))?;
+        Ok(Mount(directory.to_owned()))
+    }
+}
 
 impl Drop for Mount {
     fn drop(&mut self) {
@@ -87,9 +96,7 @@ pub(crate) fn targets_that_must_not_be_overwritten_are_refused(fixtures: &Fixtur
     let device = LoopDevice::new(&disk)?;
     run(Command::new("mkfs.ext4").arg("-q").arg(&device.0))?;
     let directory = world.path("mounted");
-    fs::create_dir(&directory)?;
-    run(Command::new("mount").arg(&device.0).arg(&directory))?;
-    let mount = Mount(directory.clone());
+    let mount = Mount::new(&device.0, &directory)?;
     refuses(&device.0, &["--force"], "mounted")?;
     fs::write(directory.join("file"), b"precious").context("the mounted filesystem no longer works")?;
     drop(mount);

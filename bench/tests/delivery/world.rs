@@ -61,6 +61,8 @@ pub(crate) struct ServedReceiver {
 #[derive(Debug, Deserialize)]
 pub(crate) struct ReceiveSummary {
     pub(crate) packets: PacketCounts,
+    pub(crate) chunks: u64,
+    pub(crate) resumed_chunks: u64,
 }
 
 /// What a receiver's filter did with the packets of the session.

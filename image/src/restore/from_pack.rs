@@ -4,13 +4,13 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rustix::fs::OFlags;
 
-use super::{Buffer, BufferPool, Target, TargetOptions, Writer, check_chunk, decode_chunk};
+use super::{Buffer, BufferPool, Present, ScanProgress, Target, TargetOptions, Writer, check_chunk, decode_chunk};
 use crate::manifest::ChunkDescriptor;
 use crate::units::round_up;
 use crate::{ChunkId, Codec, Error, Manifest, PAGE_BYTES, Pack, Progress, Result, Stage};
@@ -42,14 +42,24 @@ pub struct RestoreReport {
 /// When `image` is not below the number of images.
 pub fn restore(pack: &Pack, image: usize, path: &Path, options: &TargetOptions, progress: &Progress) -> Result<RestoreReport> {
     let manifest = pack.manifest(image)?;
-    let reader = PackReader::open(pack, &manifest)?;
-    let target = Target::open(path, &manifest, options)?;
+    let mut reader = PackReader::open(pack, &manifest)?;
+    let mut target = Target::open(path, &manifest, options)?;
+    let present = match options.resume {
+        true => target.find_present(&manifest, &ScanProgress::default(), &AtomicBool::new(false))?,
+        false => Present::none(&manifest),
+    };
+    reader.skip = present.clone();
     let chunk_bytes = manifest.chunk_bytes_max();
     // At most 24 MiB with chunks of the usual size; a 64th of the memory with the largest ones.
     let buffers = BUFFERS.min((64 << 20) / chunk_bytes).max(4);
     let pool = BufferPool::new(buffers, chunk_bytes)?;
     let writer = Writer::new(target, &manifest, &[&pool], DEPTH)?;
-    progress.start(Stage::Restore, manifest.stored_bytes());
+    let wanted_bytes = present
+        .missing(&manifest)
+        .filter_map(|id| manifest.chunk_index(id))
+        .map(|index| u64::from(manifest.chunks[index].stored_bytes))
+        .sum();
+    progress.start(Stage::Restore, wanted_bytes);
 
     let threads = thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
     let (sender, decoded) = bounded(buffers);
@@ -73,13 +83,9 @@ pub fn restore(pack: &Pack, image: usize, path: &Path, options: &TargetOptions, 
         }
     })?;
     progress.start(Stage::Finish, 0);
-    let notes = writer.finish()?;
-    Ok(RestoreReport {
-        data_bytes: manifest.data_bytes(),
-        logical_bytes: manifest.logical_bytes(),
-        stored_bytes: manifest.stored_bytes(),
-        notes,
-    })
+    let mut notes = writer.finish()?;
+    notes.extend_from_slice(present.notes());
+    Ok(RestoreReport { data_bytes: manifest.data_bytes(), logical_bytes: manifest.logical_bytes(), stored_bytes: wanted_bytes, notes })
 }
 
 /// No chunk is left to be taken.
@@ -119,6 +125,8 @@ struct PackReader<'a> {
     manifest: &'a Manifest,
     /// The pack once more, with O_DIRECT where its filesystem can: what is read once needs no cache.
     file: File,
+    /// Chunks that need not be read.
+    skip: Present,
 }
 
 impl<'a> PackReader<'a> {
@@ -132,7 +140,7 @@ impl<'a> PackReader<'a> {
         }
         let direct = File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(pack.path());
         let file = direct.or_else(|_| File::open(pack.path())).map_err(Error::io("opening", pack.path()))?;
-        Ok(Self { pack, manifest, file })
+        Ok(Self { pack, manifest, file, skip: Present::none(manifest) })
     }
 
     /// One reading thread: takes the next chunk that nobody has taken until there is none.
@@ -141,7 +149,13 @@ impl<'a> PackReader<'a> {
         loop {
             // A buffer before a chunk: chunks are then written in about the order they are in.
             let mut buffer = pool.take_wait();
-            let Some(chunk) = self.manifest.chunks.get(next.fetch_add(1, Ordering::Relaxed)) else { return Ok(()) };
+            let chunk = loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(chunk) = self.manifest.chunks.get(index) else { return Ok(()) };
+                if !self.skip.has(index) {
+                    break chunk;
+                }
+            };
             self.read(chunk, &mut buffer, &mut scratch)?;
             decoded.send((chunk.id, buffer)).map_err(|_| Error::Stopped)?;
         }

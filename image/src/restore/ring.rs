@@ -1,4 +1,4 @@
-//! The io_uring that writes go through. It owns the buffers that the kernel is reading from, so that callers need no unsafe code.
+//! The io_uring that reads and writes of targets go through. It owns the buffers that the kernel is using, so that callers need no unsafe code.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -17,7 +17,7 @@ const REGISTERED_BYTES_MAX: usize = 1 << 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HoldId(u32);
 
-/// A write that has ended, well or not: its tag, and the bytes written.
+/// A read or write that has ended, well or not: its tag, and the bytes moved.
 pub(super) struct Completion {
     pub(super) tag: u32,
     pub(super) result: io::Result<u32>,
@@ -26,6 +26,15 @@ pub(super) struct Completion {
 struct Hold {
     buffer: Buffer,
     in_flight: u32,
+    /// Some of what is in flight is a read: the kernel may be changing the buffer.
+    reading: bool,
+}
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Read,
+    Write,
 }
 
 /// A registered range of memory; its position in the list is its index in the kernel's table.
@@ -46,7 +55,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring for `depth` writes at a time. The buffers of `pools` are registered; when the kernel refuses that, the second value says why
+    /// A ring for `depth` reads and writes at a time. The buffers of `pools` are registered; when the kernel refuses that, the second value says why
     /// and writes name their memory each time.
     pub(super) fn new(depth: u32, pools: &[&BufferPool]) -> Result<(Self, Option<String>)> {
         let depth = depth.clamp(1, 4096);
@@ -79,9 +88,9 @@ impl Ring {
         self.in_flight >= self.depth
     }
 
-    /// Takes a buffer that is going to be written from.
+    /// Takes a buffer that is going to be written from or read into.
     pub(super) fn hold(&mut self, buffer: Buffer) -> HoldId {
-        let hold = Some(Hold { buffer, in_flight: 0 });
+        let hold = Some(Hold { buffer, in_flight: 0, reading: false });
         if let Some(id) = self.free_holds.pop() {
             self.holds[id as usize] = hold;
             return HoldId(id);
@@ -90,12 +99,17 @@ impl Ring {
         HoldId(self.holds.len() as u32 - 1)
     }
 
-    /// Bytes of a held buffer.
+    /// Bytes of a held buffer, unless a read into it is in flight.
     pub(super) fn bytes(&self, id: HoldId, range: Range<usize>) -> Option<&[u8]> {
-        self.holds.get(id.0 as usize)?.as_ref()?.buffer.get(range)
+        self.holds.get(id.0 as usize)?.as_ref().filter(|hold| !hold.reading)?.buffer.get(range)
     }
 
-    /// Gives a buffer back to its pool, unless a write from it is in flight.
+    /// The same to be changed, unless anything is in flight.
+    pub(super) fn bytes_mut(&mut self, id: HoldId, range: Range<usize>) -> Option<&mut [u8]> {
+        self.holds.get_mut(id.0 as usize)?.as_mut().filter(|hold| hold.in_flight == 0)?.buffer.get_mut(range)
+    }
+
+    /// Gives a buffer back to its pool, unless the kernel is using it.
     pub(super) fn release(&mut self, id: HoldId) {
         if let Some(slot) = self.holds.get_mut(id.0 as usize)
             && slot.as_ref().is_some_and(|hold| hold.in_flight == 0)
@@ -110,23 +124,39 @@ impl Ring {
     /// # Errors
     /// When the ring is full or the range is outside the buffer: mistakes of the caller.
     pub(super) fn write(&mut self, id: HoldId, range: Range<usize>, fd: BorrowedFd<'_>, offset: u64, tag: u32) -> io::Result<()> {
+        self.push(Direction::Write, id, range, fd, offset, tag)
+    }
+
+    /// Queues a read into part of a held buffer; otherwise as [`Ring::write`].
+    ///
+    /// # Errors
+    /// As [`Ring::write`].
+    pub(super) fn read(&mut self, id: HoldId, range: Range<usize>, fd: BorrowedFd<'_>, offset: u64, tag: u32) -> io::Result<()> {
+        self.push(Direction::Read, id, range, fd, offset, tag)
+    }
+
+    fn push(&mut self, direction: Direction, id: HoldId, range: Range<usize>, fd: BorrowedFd<'_>, offset: u64, tag: u32) -> io::Result<()> {
         let hold = self.holds.get_mut(id.0 as usize).and_then(Option::as_mut);
         let hold = hold.filter(|hold| range.start <= range.end && range.end <= hold.buffer.len());
-        let hold = hold.ok_or_else(|| io::Error::other("a write reaches outside its buffer"))?;
+        let hold = hold.ok_or_else(|| io::Error::other("a read or write reaches outside its buffer"))?;
         let length = u32::try_from(range.len()).map_err(io::Error::other)?;
         // SAFETY: `range` is inside the buffer.
         let start = unsafe { hold.buffer.as_ptr().add(range.start) };
         let inside = |region: &Region| (start as usize).checked_sub(region.start).is_some_and(|at| at + range.len() <= region.bytes);
         let fd = types::Fd(fd.as_raw_fd());
-        let entry = match self.regions.iter().position(inside) {
-            Some(region) => opcode::WriteFixed::new(fd, start, length, region as u16).offset(offset).build(),
-            None => opcode::Write::new(fd, start, length).offset(offset).build(),
+        let entry = match (direction, self.regions.iter().position(inside)) {
+            (Direction::Write, Some(region)) => opcode::WriteFixed::new(fd, start, length, region as u16).offset(offset).build(),
+            (Direction::Write, None) => opcode::Write::new(fd, start, length).offset(offset).build(),
+            (Direction::Read, Some(region)) => opcode::ReadFixed::new(fd, start, length, region as u16).offset(offset).build(),
+            (Direction::Read, None) => opcode::Read::new(fd, start, length).offset(offset).build(),
         };
         let entry = entry.user_data(u64::from(id.0) << 32 | u64::from(tag));
         // SAFETY: the memory belongs to a buffer in `holds`, which is neither dropped nor lent mutably while `in_flight` says
-        // that the kernel may read it: `release` refuses, and `drop` waits.
+        // that the kernel may use it: `release` and `bytes_mut` refuse, and `drop` waits. While the kernel may change it, `reading`
+        // says so and nobody is lent it: `bytes` refuses too.
         unsafe { self.uring.submission().push(&entry) }.map_err(io::Error::other)?;
         hold.in_flight += 1;
+        hold.reading |= direction == Direction::Read;
         self.in_flight += 1;
         Ok(())
     }
@@ -136,7 +166,7 @@ impl Ring {
         self.enter(0)
     }
 
-    /// Starts what is queued and takes what has ended; with `wait`, waits for at least one write when any is in flight.
+    /// Starts what is queued and takes what has ended; with `wait`, waits for at least one when any is in flight.
     pub(super) fn complete(&mut self, wait: bool, ended: &mut Vec<Completion>) -> io::Result<()> {
         if wait && self.in_flight > 0 && self.uring.completion().is_empty() {
             self.enter(1)?;
@@ -145,6 +175,7 @@ impl Ring {
             let (id, tag) = ((entry.user_data() >> 32) as usize, entry.user_data() as u32);
             if let Some(hold) = self.holds.get_mut(id).and_then(Option::as_mut) {
                 hold.in_flight -= 1;
+                hold.reading &= hold.in_flight > 0;
             }
             self.in_flight -= 1;
             let result = match entry.result() {
@@ -176,7 +207,7 @@ impl Drop for Ring {
         let mut ended = Vec::new();
         while self.in_flight > 0 {
             if self.complete(true, &mut ended).is_err() {
-                // The kernel may still read from these: better lost than given to somebody else.
+                // The kernel may still use these: better lost than given to somebody else.
                 std::mem::forget(std::mem::take(&mut self.holds));
                 std::mem::forget(std::mem::take(&mut self._pools));
                 return;

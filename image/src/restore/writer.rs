@@ -8,7 +8,7 @@ use super::buffer_pool::{Buffer, BufferPool};
 use super::places::{Place, Places};
 use super::ring::{Completion, HoldId, Ring};
 use super::target::{Run, Target};
-use crate::manifest::Manifest;
+use crate::manifest::{ChunkDescriptor, Manifest};
 use crate::{ChunkId, Error, Result};
 
 /// Writes one image to one target.
@@ -69,27 +69,34 @@ struct Write {
 }
 
 impl Writer {
-    /// A writer with up to `depth` writes in flight. The regions of `pools` are registered with the kernel; buffers of other pools can be
+    /// A writer with up to `depth` writes in flight, for the chunks that [`Target::find_present`] has not found. The target is changed from
+    /// here on. The regions of `pools` are registered with the kernel; buffers of other pools can be
     /// written too, at some cost.
     ///
     /// # Errors
-    /// When io_uring is not to be had.
-    pub fn new(target: Target, manifest: &Manifest, pools: &[&BufferPool], depth: u32) -> Result<Self> {
+    /// When io_uring is not to be had, or the target cannot be prepared.
+    pub fn new(mut target: Target, manifest: &Manifest, pools: &[&BufferPool], depth: u32) -> Result<Self> {
+        let places = Places::new(manifest);
+        target.begin(manifest, &places)?;
         let depth = depth.min(super::target::WRITES_MAX);
         let (ring, note) = Ring::new(depth, pools)?;
-        let chunk =
-            |chunk: &crate::manifest::ChunkDescriptor| Chunk { id: chunk.id, raw_bytes: chunk.raw_bytes, state: ChunkState::Missing };
+        let chunk = |(index, chunk): (usize, &ChunkDescriptor)| {
+            let state = if target.present().has(index) { ChunkState::Written } else { ChunkState::Missing };
+            Chunk { id: chunk.id, raw_bytes: chunk.raw_bytes, state }
+        };
+        let chunks: Vec<Chunk> = manifest.chunks.iter().enumerate().map(chunk).collect();
+        let missing = chunks.iter().filter(|chunk| chunk.state == ChunkState::Missing).count();
         Ok(Self {
             ring,
             target,
-            places: Places::new(manifest),
-            chunks: manifest.chunks.iter().map(chunk).collect(),
+            places,
+            chunks,
             jobs: Slab::default(),
             queue: VecDeque::new(),
             writes: Slab::default(),
             ended: Vec::new(),
             done: Vec::new(),
-            missing: manifest.chunks.len(),
+            missing,
             failed: false,
             notes: note.into_iter().collect(),
         })

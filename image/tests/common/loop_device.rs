@@ -1,4 +1,5 @@
 //! A loop device of the test's own, detached when it is dropped.
+#![allow(dead_code)]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, stderr};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use image::restore::ScanProgress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use receiver::engine::Progress;
 
@@ -54,33 +55,46 @@ impl Display {
     pub(crate) fn update(&mut self, progress: &Progress) {
         let (now, written) = (Instant::now(), progress.written_bytes.load(Ordering::Relaxed));
         let total = progress.total_bytes.load(Ordering::Relaxed);
-        self.samples.push_back((now, written));
-        while self.samples.len() > 2 && self.samples.front().is_some_and(|(at, _)| now - *at > RATE_WINDOW) {
-            self.samples.pop_front();
-        }
+        let rate = self.rate(now, written);
         let message = if progress.has_all_data() {
             "all data is here; writing and flushing".to_owned()
         } else if !progress.has_data() {
             "waiting for data".to_owned()
         } else {
-            let rate = self.rate_bytes_per_second();
             let eta = if rate > 0.0 { format!("{:.0} s left", total.saturating_sub(written) as f64 / rate) } else { "stalled".to_owned() };
             format!("{:.2} Gbit/s, {eta}, loss {:.2} %", rate * 8e-9, progress.loss() * 100.0)
         };
+        self.show(now, written, total, message);
+    }
+
+    fn show(&mut self, now: Instant, done: u64, total: u64, message: String) {
         match &self.look {
             Look::Quiet => {}
             Look::Bar(bar) => {
                 bar.set_length(total);
-                bar.set_position(written);
+                bar.set_position(done);
                 bar.set_message(message);
             }
             Look::Lines if now - self.last_line >= LINE_INTERVAL => {
                 self.last_line = now;
-                let percent = (written * 100).checked_div(total).unwrap_or(100);
+                let percent = (done * 100).checked_div(total).unwrap_or(100);
                 eprintln!("{percent:3} % of {} MiB: {message}", total >> 20);
             }
             Look::Lines => {}
         }
+    }
+
+    /// How far the scan of the target has come.
+    pub(crate) fn scan(&mut self, progress: &ScanProgress) {
+        let (now, (done, total)) = (Instant::now(), progress.read());
+        let rate = self.rate(now, done);
+        let message = format!("reading the target, {:.2} GB/s", rate * 1e-9);
+        self.show(now, done, total, message);
+    }
+
+    /// What comes now has nothing to do with what came before.
+    pub(crate) fn restart(&mut self) {
+        self.samples.clear();
     }
 
     /// Takes the bar away.
@@ -90,7 +104,12 @@ impl Display {
         }
     }
 
-    fn rate_bytes_per_second(&self) -> f64 {
+    /// Bytes per second in the last few seconds, `done` bytes having been handled by now.
+    fn rate(&mut self, now: Instant, done: u64) -> f64 {
+        self.samples.push_back((now, done));
+        while self.samples.len() > 2 && self.samples.front().is_some_and(|(at, _)| now - *at > RATE_WINDOW) {
+            self.samples.pop_front();
+        }
         match (self.samples.front(), self.samples.back()) {
             (Some((first, from)), Some((last, to))) if last > first => to.saturating_sub(*from) as f64 / (*last - *first).as_secs_f64(),
             _ => 0.0,

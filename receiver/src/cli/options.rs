@@ -17,7 +17,8 @@ const EXIT_CODES: &str = "Exit codes:
     7  the sender dismissed this receiver, or serves another pack now
     8  the network could not be set up: interface, groups, filter, AF_XDP
   130  interrupted (SIGINT); 143: terminated (SIGTERM)
-After any code but 0 the target does not look whole: a file has the name TARGET.partial or is gone, a device has no first page.";
+After any code but 0 the target does not look whole: a file has the name TARGET.partial or is gone, a device has no first page.
+The same command with --resume goes on from there.";
 
 /// Receive an image from a discus sender and write it to a disk, a file or a directory.
 #[derive(Parser, Debug)]
@@ -50,6 +51,11 @@ pub(crate) struct Options {
     /// Overwrite a file that exists, or write into a directory that is not empty. Never overwrites a device in use.
     #[arg(long)]
     pub(crate) force: bool,
+
+    /// Keep what the target holds of the image already: an older version of it, or what an interrupted run has written. The target is read
+    /// first, and only what differs is received. A file that exists is turned into the image. For disk images only.
+    #[arg(long)]
+    pub(crate) resume: bool,
 
     /// This machine's name on the sender's list [default: the host name].
     #[arg(long)]

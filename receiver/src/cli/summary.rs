@@ -39,6 +39,8 @@ pub(crate) struct Transfer {
     image_bytes: u64,
     /// Raw bytes of the image's chunks: each page once, without zeros and holes.
     data_bytes: u64,
+    /// Those of them that the target held already, with --resume.
+    resumed_bytes: u64,
     /// Those of them that were written.
     written_bytes: u64,
     /// From the first symbol to the flushed target.
@@ -48,6 +50,8 @@ pub(crate) struct Transfer {
     /// Data bytes written by those seconds.
     gbit_per_second: f64,
     chunks: u64,
+    /// Chunks that the target held already, with --resume.
+    resumed_chunks: u64,
     chunks_verified: u64,
     /// Chunks whose missing symbols were decoded from repair symbols.
     chunks_decoded: u64,
@@ -67,12 +71,14 @@ impl Transfer {
         let seconds = progress.elapsed().as_secs_f64();
         Transfer {
             image_bytes,
-            data_bytes: load(&progress.total_bytes),
+            data_bytes: load(&progress.total_bytes) + load(&progress.resumed_bytes),
+            resumed_bytes: load(&progress.resumed_bytes),
             written_bytes,
             seconds,
             waited_seconds: progress.waited().as_secs_f64(),
             gbit_per_second: if seconds > 0.0 { written_bytes as f64 * 8e-9 / seconds } else { 0.0 },
             chunks: chunks as u64,
+            resumed_chunks: load(&progress.resumed_chunks),
             chunks_verified: load(&progress.chunks_verified),
             chunks_decoded: load(&progress.chunks_decoded),
             chunks_corrupt: load(&progress.chunks_corrupt),
@@ -104,8 +110,17 @@ impl Summary {
             ));
         } else {
             line(format!(
-                "{} is not whole on {}: {} of {} bytes of data written",
-                self.image, self.target, transfer.written_bytes, transfer.data_bytes
+                "{} is not whole on {}: {} of {} bytes of data that it lacked were written",
+                self.image,
+                self.target,
+                transfer.written_bytes,
+                transfer.data_bytes - transfer.resumed_bytes
+            ));
+        }
+        if transfer.resumed_chunks > 0 {
+            line(format!(
+                "{} of {} chunks, {} bytes, were on the target already",
+                transfer.resumed_chunks, transfer.chunks, transfer.resumed_bytes
             ));
         }
         let PacketCounts { seen, accepted, dropped } = transfer.packets;

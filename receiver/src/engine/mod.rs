@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
-use image::restore::{BufferPool, Target, Writer};
+use image::restore::{BufferPool, Present, Target, Writer};
 use image::{Codec, Manifest};
 use wire::report::{ChunkRange, Report};
 use wire::session::SessionParameters;
@@ -57,6 +57,8 @@ pub struct Setup {
     pub opened: Opened,
     /// Open and not yet written to.
     pub target: Target,
+    /// The chunks that it holds already: they are not wanted.
+    pub present: Present,
     /// What memory buys.
     pub plan: MemoryPlan,
     /// Threads that decode, hash and decompress beside the writer's; 0: the writer's thread does it.
@@ -143,7 +145,8 @@ pub fn run(setup: Setup, link: &dyn Link) -> Result<Finished, Error> {
 
 /// Receives and writes all chunks and finishes the target.
 fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
-    let Setup { parameters, manifest, opened, target, plan, workers, cores, report_interval_us, progress, notices, stop, .. } = setup;
+    let Setup { parameters, manifest, opened, target, present, plan, workers, cores, report_interval_us, progress, notices, stop, .. } =
+        setup;
     let pool = BufferPool::new(plan.assembly_buffers, plan.assembly_buffer_bytes)?;
     let raw_pool = BufferPool::new(plan.raw_buffers, plan.raw_buffer_bytes)?;
     let pools: &[&BufferPool] = if plan.raw_buffers > 0 { &[&pool, &raw_pool] } else { &[&pool] };
@@ -194,16 +197,16 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             .map_err(spawn_failed)?;
 
         pin(core_of(&cores, 0));
-        let chunk_ids = || manifest.chunks.iter().map(|chunk| ChunkId(chunk.id.0));
+        let wanted_ids = || present.missing(&manifest).map(|id| ChunkId(id.0));
         let mut assembler = Assembler::new(AssembleConfig {
             parameters,
             chunks: manifest.chunks.iter().map(|chunk| (ChunkId(chunk.id.0), chunk.stored_bytes)).collect(),
-            wanted: ChunkRange::from_sorted(chunk_ids()),
+            wanted: ChunkRange::from_sorted(wanted_ids()),
             entries: plan.assembly_buffers,
         });
         assembler.set_report_interval(report_interval_us.into());
         let collector = Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), &parameters, assembled_in);
-        collector.want(chunk_ids(), parameters.chunk_count);
+        collector.want(wanted_ids(), parameters.chunk_count);
 
         let Opened { intake, filter, membership } = opened;
         let mut round =

@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 /// Counters that all threads of one receiver share.
 #[derive(Debug)]
 pub struct Progress {
-    /// Raw bytes of all chunks of the image: 100 %.
+    /// Raw bytes of all chunks that are to come: 100 %.
     pub total_bytes: AtomicU64,
+    /// Raw bytes of chunks that the target held already.
+    pub resumed_bytes: AtomicU64,
+    /// Those chunks.
+    pub resumed_chunks: AtomicU64,
     /// Raw bytes of chunks that were verified.
     pub verified_bytes: AtomicU64,
     /// Raw bytes of chunks that are written to all their places.
@@ -47,6 +51,8 @@ impl Progress {
     pub fn new(total_bytes: u64) -> Progress {
         Progress {
             total_bytes: AtomicU64::new(total_bytes),
+            resumed_bytes: AtomicU64::new(0),
+            resumed_chunks: AtomicU64::new(0),
             verified_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
             chunks_verified: AtomicU64::new(0),
@@ -65,6 +71,13 @@ impl Progress {
             last_data: OnceLock::new(),
             finished: OnceLock::new(),
         }
+    }
+
+    /// Some of the image's chunks are at the target already and need not come.
+    pub fn note_resumed(&self, chunks: usize, raw_bytes: u64) {
+        self.resumed_chunks.store(chunks as u64, Ordering::Relaxed);
+        self.resumed_bytes.store(raw_bytes, Ordering::Relaxed);
+        self.total_bytes.fetch_sub(raw_bytes, Ordering::Relaxed);
     }
 
     pub(super) fn note_first_data(&self) {

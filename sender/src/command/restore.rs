@@ -36,7 +36,7 @@ pub(crate) fn run(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let pack = Pack::open(&args.pack)?;
     let image = pack.image_index(&args.image)?;
     let started = Instant::now();
-    let options = TargetOptions { force: args.force };
+    let options = TargetOptions { force: args.force, ..TargetOptions::default() };
     let report = progress::show(args.json, |progress| restore(&pack, image, &args.output, &options, progress));
     let report = report.with_context(|| format!("restoring {} to {}", args.image, args.output.display()))?;
     let seconds = started.elapsed().as_secs_f64();

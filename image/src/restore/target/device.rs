@@ -1,5 +1,5 @@
-//! A disk image restored to a block device. The first bytes are zeroed at once and written last, after everything else has been flushed: a partition
-//! table or a superblock appears only on a device that is complete. What the image leaves zero is zeroed beside the data writes.
+//! A disk image restored to a block device. The first bytes are zeroed before any other is written and come last, after everything else has
+//! been flushed: a partition table or a superblock appears only on a device that is complete. What the image leaves zero is zeroed beside the data writes.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, ioctl_blksszget, seek};
+use rustix::fs::{OFlags, SeekFrom, ioctl_blksszget, seek};
 use rustix::io::Errno;
 
+use super::zero::{self, Method, Zeroer};
 use super::{Run, direct, in_use};
-use crate::manifest::{Content, DiskBody};
+use crate::manifest::DiskBody;
+use crate::partial_file::RELEASE_WAIT;
+use crate::restore::places::Place;
 use crate::restore::{Buffer, BufferPool};
 use crate::units::round_up;
 use crate::{Error, PAGE_BYTES, Result};
@@ -21,17 +25,14 @@ use crate::{Error, PAGE_BYTES, Result};
 /// Bytes that are written last: they hold MBR, GPT header and entries, and the superblocks of ext4 (1 KiB), XFS, LVM, swap (4 KiB) and
 /// btrfs (64 KiB).
 const HEAD_BYTES: u64 = 128 << 10;
-/// Bytes zeroed per call: between calls the job can be given up. Discarding is fast, writing zeros is not.
-const DISCARD_BYTES: u64 = 16 << 30;
-const ZERO_BYTES: u64 = 64 << 20;
-/// Zeros written at once where the kernel does not do it.
-const ZERO_BUFFER_BYTES: usize = 1 << 20;
 
 pub(super) struct Device {
     file: Arc<File>,
     path: PathBuf,
     /// What O_DIRECT writes are aligned to; 0 for buffered writes.
     direct_bytes: u32,
+    size_bytes: u64,
+    sector_bytes: u64,
     /// The beginning of the image, as far as it has come.
     head: Option<Buffer>,
     head_bytes: u64,
@@ -46,6 +47,7 @@ struct Zeroing {
 }
 
 impl Device {
+    /// Checks the device and changes nothing.
     pub(super) fn open(path: &Path, disk: &DiskBody) -> Result<Self> {
         let device = std::fs::metadata(path).map_err(Error::io("opening", path))?.rdev();
         let in_use = |why: String| Error::refused(path, format!("{why}; stop using it first"));
@@ -53,8 +55,16 @@ impl Device {
             return Err(in_use(why));
         }
         let flags = (OFlags::DIRECT | OFlags::EXCL).bits() as i32;
-        let file = File::options().read(true).write(true).custom_flags(flags).open(path).map_err(|error| {
-            if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) {
+        let is_busy = |error: &std::io::Error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error());
+        let deadline = Instant::now() + RELEASE_WAIT;
+        let file = loop {
+            match File::options().read(true).write(true).custom_flags(flags).open(path) {
+                Err(error) if is_busy(&error) && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                opened => break opened,
+            }
+        };
+        let file = file.map_err(|error| {
+            if is_busy(&error) {
                 return in_use("the kernel says that it is in use, perhaps mounted in another namespace".into());
             }
             Error::io("opening", path)(error)
@@ -75,10 +85,50 @@ impl Device {
             ));
         }
         let file = Arc::new(file);
-        let mut target = Self { file, path: path.to_owned(), direct_bytes, head: None, head_bytes: 0, zeroing: None, notes };
-        target.zero_head(disk.size_bytes, sector_bytes.into())?;
-        target.start_zeroing(disk, sector_bytes.into())?;
-        Ok(target)
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            direct_bytes,
+            size_bytes: disk.size_bytes,
+            sector_bytes: sector_bytes.into(),
+            head: None,
+            head_bytes: 0,
+            zeroing: None,
+            notes,
+        })
+    }
+
+    /// Makes the device look empty, and starts to zero what the image leaves zero. `kept` are places that hold the right bytes already:
+    /// those in the beginning come back with it at the end.
+    pub(super) fn begin<'a>(&mut self, disk: &DiskBody, kept: impl Iterator<Item = &'a Place>) -> Result<()> {
+        // A device ends at a whole sector, so the last one is there.
+        self.head_bytes = round_up(self.size_bytes.min(HEAD_BYTES), self.sector_bytes);
+        let pool = BufferPool::new(2, HEAD_BYTES as usize)?;
+        let (mut head, mut before) = (pool.take_wait(), pool.take_wait());
+        head.fill(0);
+        let mut kept = kept.filter(|place| place.target_offset < self.head_bytes).peekable();
+        if kept.peek().is_some() {
+            let before = &mut before[..self.head_bytes as usize];
+            self.file.read_exact_at(before, 0).map_err(Error::io("reading the beginning of", &self.path))?;
+        }
+        for place in kept {
+            let start = place.target_offset as usize;
+            let end = (start + place.length as usize).min(self.head_bytes as usize);
+            head[start..end].copy_from_slice(&before[start..end]);
+        }
+        before.fill(0);
+        self.write_head(&before)?;
+        self.flush()?;
+        self.head = Some(head);
+        self.start_zeroing(disk)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn direct_bytes(&self) -> u32 {
+        self.direct_bytes
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -105,7 +155,9 @@ impl Device {
             zeroing.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         }
         self.flush()?;
-        self.write_head()?;
+        if let Some(head) = &self.head {
+            self.write_head(head)?;
+        }
         self.flush()?;
         Ok(std::mem::take(&mut self.notes))
     }
@@ -114,42 +166,25 @@ impl Device {
         self.file.sync_all().map_err(Error::io("flushing", &self.path))
     }
 
-    fn zero_head(&mut self, size_bytes: u64, sector_bytes: u64) -> Result<()> {
-        // A device ends at a whole sector, so the last one is there.
-        self.head_bytes = round_up(size_bytes.min(HEAD_BYTES), sector_bytes);
-        let mut head = BufferPool::new(1, HEAD_BYTES as usize)?.take_wait();
-        head.fill(0);
-        self.head = Some(head);
-        self.write_head()?;
-        self.flush()
-    }
-
-    fn write_head(&self) -> Result<()> {
-        let Some(head) = &self.head else { return Ok(()) };
+    fn write_head(&self, head: &Buffer) -> Result<()> {
         let (offset, length_bytes) = (0, self.head_bytes);
         let write_error = |error| Error::WriteTarget { path: self.path.clone(), offset, length_bytes, error };
         self.file.write_all_at(&head[..self.head_bytes as usize], offset).map_err(write_error)
     }
 
-    fn start_zeroing(&mut self, disk: &DiskBody, sector_bytes: u64) -> Result<()> {
+    fn start_zeroing(&mut self, disk: &DiskBody) -> Result<()> {
         // Whole sectors with O_DIRECT, where only the image's end is none; exact bytes otherwise.
-        let unit = if self.direct_bytes > 0 { sector_bytes } else { 1 };
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for extent in disk.extents.iter().filter(|extent| !matches!(extent.content, Content::Data { .. })) {
-            let (start, end) = (extent.target_offset.max(self.head_bytes), round_up(extent.end(), unit));
-            match ranges.last_mut() {
-                Some(last) if last.1 == start => last.1 = end,
-                _ if start < end => ranges.push((start, end)),
-                _ => {}
-            }
-        }
+        let unit = if self.direct_bytes > 0 { self.sector_bytes } else { 1 };
+        let ranges = zero::ranges(&disk.extents, self.head_bytes, unit);
         if ranges.is_empty() {
             return Ok(());
         }
+        // The kernel's ways drop cached pages, which buffered writes of this very job may be in.
+        let method = if self.direct_bytes > 0 { Method::Discard } else { Method::Write };
         let given_up = Arc::new(AtomicBool::new(false));
-        let direct = self.direct_bytes > 0;
-        let zeroer = Zeroer { file: Arc::clone(&self.file), path: self.path.clone(), given_up: Arc::clone(&given_up), direct };
-        let thread = std::thread::Builder::new().name("zero".into()).spawn(move || zeroer.run(&ranges));
+        let (file, path, stop) = (Arc::clone(&self.file), self.path.clone(), Arc::clone(&given_up));
+        let zero = move || Zeroer { file: &file, path: &path, method, given_up: &stop }.run(&ranges);
+        let thread = std::thread::Builder::new().name("zero".into()).spawn(zero);
         let thread = thread.map_err(Error::io("starting a thread to zero", &self.path))?;
         self.zeroing = Some(Zeroing { thread, given_up });
         Ok(())
@@ -163,70 +198,5 @@ impl Drop for Device {
             // The job has failed already; its error comes from elsewhere.
             let _ = zeroing.thread.join();
         }
-    }
-}
-
-/// Makes ranges of the device read as zeros.
-struct Zeroer {
-    file: Arc<File>,
-    path: PathBuf,
-    given_up: Arc<AtomicBool>,
-    direct: bool,
-}
-
-/// How a device zeroes, best first.
-#[derive(Clone, Copy)]
-enum Method {
-    /// Deallocates blocks that read as zeros afterwards.
-    Discard,
-    /// Write Zeroes commands, or zeros written by the kernel.
-    Kernel,
-    /// Zeros written by us.
-    Write,
-}
-
-impl Zeroer {
-    fn run(&self, ranges: &[(u64, u64)]) -> Result<()> {
-        // The kernel's ways drop cached pages, which buffered writes of this very job may be in.
-        let mut method = if self.direct { Method::Discard } else { Method::Write };
-        for &(start, end) in ranges {
-            let mut offset = start;
-            while offset < end && !self.given_up.load(Ordering::Relaxed) {
-                let (mode, step) = match method {
-                    Method::Discard => (FallocateFlags::PUNCH_HOLE, DISCARD_BYTES),
-                    Method::Kernel => (FallocateFlags::ZERO_RANGE, ZERO_BYTES),
-                    Method::Write => {
-                        self.write_zeros(offset, end)?;
-                        break;
-                    }
-                };
-                let length = step.min(end - offset);
-                match fallocate(&*self.file, mode | FallocateFlags::KEEP_SIZE, offset, length) {
-                    Ok(()) => offset += length,
-                    Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                        method = if matches!(method, Method::Discard) { Method::Kernel } else { Method::Write };
-                    }
-                    Err(error) => return Err(self.error(offset, length, error.into())),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn write_zeros(&self, start: u64, end: u64) -> Result<()> {
-        let mut zeros = BufferPool::new(1, ZERO_BUFFER_BYTES)?.take_wait();
-        zeros.fill(0);
-        let mut offset = start;
-        while offset < end && !self.given_up.load(Ordering::Relaxed) {
-            let length = (end - offset).min(ZERO_BUFFER_BYTES as u64);
-            let written = self.file.write_all_at(&zeros[..length as usize], offset);
-            written.map_err(|error| self.error(offset, length, error))?;
-            offset += length;
-        }
-        Ok(())
-    }
-
-    fn error(&self, offset: u64, length_bytes: u64, error: std::io::Error) -> Error {
-        Error::WriteTarget { path: self.path.clone(), offset, length_bytes, error }
     }
 }

@@ -1,12 +1,15 @@
 //! A disk image restored to a regular file: sparse, under a temporary name until it is complete.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::Errno;
 
-use super::direct;
+use super::zero::{self, Method, Zeroer};
+use super::{TargetOptions, direct};
 use crate::manifest::{Content, DiskBody};
 use crate::partial_file::PartialFile;
 use crate::{Error, Result};
@@ -14,18 +17,17 @@ use crate::{Error, Result};
 pub(super) struct ImageFile {
     file: PartialFile,
     size_bytes: u64,
+    /// The file held something before, and is worth something when it is not completed.
+    resume: bool,
     /// What O_DIRECT writes are aligned to; 0 for buffered writes.
     pub(super) direct_bytes: u32,
     pub(super) notes: Vec<String>,
 }
 
 impl ImageFile {
-    pub(super) fn create(path: &Path, disk: &DiskBody, force: bool) -> Result<Self> {
-        let file = PartialFile::create(path, force)?;
-        // The new file reads as zeros everywhere; zeros and holes of the image are holes here.
-        ftruncate(file.file(), disk.size_bytes).map_err(Error::io("setting the size of", file.partial_path()))?;
-        let data = disk.extents.iter().filter(|extent| matches!(extent.content, Content::Data { .. }));
-        preallocate(file.file(), file.partial_path(), data.map(|extent| (extent.target_offset, extent.length)))?;
+    /// Checks what is there. With `resume` that is what the image is made from; until [`ImageFile::begin`] its content stays as it is.
+    pub(super) fn open(path: &Path, disk: &DiskBody, options: &TargetOptions) -> Result<Self> {
+        let file = if options.resume { PartialFile::resume(path)? } else { PartialFile::create(path, options.force)? };
         let mut notes = Vec::new();
         let direct_bytes = match direct::alignment_bytes(file.file()) {
             None => Err("its filesystem cannot do O_DIRECT".to_owned()),
@@ -38,7 +40,24 @@ impl ImageFile {
             notes.push(format!("{}: buffered writes, because {why}", path.display()));
             0
         });
-        Ok(Self { file, size_bytes: disk.size_bytes, direct_bytes, notes })
+        Ok(Self { file, size_bytes: disk.size_bytes, resume: options.resume, direct_bytes, notes })
+    }
+
+    /// Gives the file its size and its space. What the image leaves zero becomes holes.
+    pub(super) fn begin(&mut self, disk: &DiskBody) -> Result<()> {
+        self.file.begin(self.resume);
+        ftruncate(self.file.file(), disk.size_bytes).map_err(Error::io("setting the size of", self.partial_path()))?;
+        if self.resume {
+            let (file, path) = (self.file.file(), self.partial_path());
+            let zeroer = Zeroer { file, path, method: Method::Discard, given_up: &AtomicBool::new(false) };
+            zeroer.run(&zero::ranges(&disk.extents, 0, 1))?;
+        }
+        let data = disk.extents.iter().filter(|extent| matches!(extent.content, Content::Data { .. }));
+        preallocate(self.file.file(), self.partial_path(), data.map(|extent| (extent.target_offset, extent.length)))
+    }
+
+    pub(super) fn file(&self) -> &File {
+        self.file.file()
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

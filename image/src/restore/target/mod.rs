@@ -8,13 +8,16 @@ mod in_use;
 mod merge;
 mod tree;
 mod tree_entries;
+mod zero;
 
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use super::places::Place;
+use super::places::{Place, Places};
+use super::present::{self, Present, ScanProgress};
 use crate::manifest::{Body, Manifest};
 use crate::{Error, Result};
 
@@ -28,12 +31,17 @@ pub(super) use tree::WRITES_MAX;
 pub struct TargetOptions {
     /// Replace an existing file, or restore into a directory that is not empty. A device that is in use stays refused.
     pub force: bool,
+    /// Keep what the target holds already where it is what the image has there: see [`Target::find_present`]. A file of the target's
+    /// name, or `PATH.partial` as an interrupted run left it, is then made into the image.
+    pub resume: bool,
 }
 
 /// An opened target.
 pub struct Target {
     path: PathBuf,
     kind: Kind,
+    begun: bool,
+    present: Present,
 }
 
 enum Kind {
@@ -55,7 +63,8 @@ pub(super) struct Run {
 impl Target {
     /// Opens `path` for the image: an existing block device or a file for a disk, a directory for a tree. Checks come first: nothing is changed at a
     /// target that is refused. Then a device's beginning is zeroed, so that an interrupted install is not taken for a whole one; a
-    /// file is written as `PATH.partial`; a tree in `PATH/.discus.partial`.
+    /// file is written as `PATH.partial`; a tree in `PATH/.discus.partial`. With `resume` nothing is changed before a [`Writer`](crate::restore::Writer)
+    /// is made.
     ///
     /// # Errors
     /// When the target is in use, too small, exists, is of the wrong kind, or cannot be prepared.
@@ -70,16 +79,61 @@ impl Target {
                 Some(found) if !found.is_file() => {
                     return Err(Error::refused(path, "it is neither a block device nor a regular file"));
                 }
-                _ => Kind::File(ImageFile::create(path, disk, options.force)?),
+                _ => Kind::File(ImageFile::open(path, disk, options)?),
             },
             Body::Tree(tree) => match found {
+                _ if options.resume => {
+                    return Err(Error::refused(path, "a tree of files cannot be resumed, only a disk image can; leave --resume out"));
+                }
                 Some(found) if !found.is_dir() => {
                     return Err(Error::refused(path, "the image is a tree of files: name a directory"));
                 }
                 _ => Kind::Tree(Box::new(Tree::open(path, tree, options.force)?)),
             },
         };
-        Ok(Self { path: path.to_owned(), kind })
+        let mut target = Self { path: path.to_owned(), kind, begun: false, present: Present::none(manifest) };
+        if !options.resume {
+            target.begin(manifest, &Places::new(manifest))?;
+        }
+        Ok(target)
+    }
+
+    /// Finds the chunks that the target holds already at all their places, by reading it: as many reads in flight as a disk wants, and
+    /// hashing on all cores. They need not be written. Changes nothing. A chunk that cannot be read counts as missing.
+    ///
+    /// # Errors
+    /// When io_uring or memory is not to be had, or `stop` was set.
+    pub fn find_present(&mut self, manifest: &Manifest, progress: &ScanProgress, stop: &AtomicBool) -> Result<Present> {
+        let (file, direct_bytes) = match &self.kind {
+            Kind::Device(device) => (device.file(), device.direct_bytes()),
+            Kind::File(target) => (target.file(), target.direct_bytes),
+            Kind::Tree(_) => return Ok(self.present.clone()),
+        };
+        if !self.begun {
+            self.present = present::find(manifest, file, direct_bytes, progress, stop)?;
+        }
+        Ok(self.present.clone())
+    }
+
+    /// The chunks that need not be written.
+    pub(super) fn present(&self) -> &Present {
+        &self.present
+    }
+
+    /// The first step that changes the target, if it has not been taken.
+    pub(super) fn begin(&mut self, manifest: &Manifest, places: &Places) -> Result<()> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        match (&mut self.kind, &manifest.body) {
+            (Kind::Device(device), Body::Disk(disk)) => {
+                let kept = (0..manifest.chunks.len()).filter(|&chunk| self.present.has(chunk));
+                device.begin(disk, kept.flat_map(|chunk| places.of_chunk(chunk)))
+            }
+            (Kind::File(file), Body::Disk(disk)) => file.begin(disk),
+            // A tree begins when it is opened.
+            _ => Ok(()),
+        }
     }
 
     /// What was opened.
