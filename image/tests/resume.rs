@@ -29,9 +29,9 @@ fn pages() -> Vec<Page> {
     let page = |number: u32| match number / 40 % 5 {
         0 => Page::Random(number),
         1 | 3 => Page::Text(number),
-        2 if number % 3 == 0 => Page::Random(7),
+        2 if number.is_multiple_of(3) => Page::Random(7),
         2 => Page::Text(number % 11),
-        _ if number % 2 == 0 => Page::Hole,
+        _ if number.is_multiple_of(2) => Page::Hole,
         _ => Page::Zero,
     };
     (0..900).map(page).collect()

@@ -5,6 +5,7 @@
 mod buffer_pool;
 mod decode;
 mod from_pack;
+mod gather;
 mod places;
 mod present;
 mod ring;
