@@ -16,7 +16,7 @@ use super::places::{Place, Places};
 use super::ring::{Completion, HoldId, Ring};
 use crate::manifest::{ChunkDescriptor, Manifest};
 use crate::units::{pages_of, round_up};
-use crate::{CHUNK_PAGES_MAX, ChunkId, Error, PAGE_BYTES, Result};
+use crate::{ChunkId, Error, PAGE_BYTES, Result};
 
 /// Threads that scan: beyond this many a disk is what limits.
 const THREADS_MAX: usize = 8;
@@ -361,6 +361,7 @@ fn untag(tag: u32) -> (usize, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::CHUNK_PAGES_MAX;
 
     #[test]
     fn a_tag_holds_the_largest_chunk() {
