@@ -14,3 +14,8 @@ pub fn partitions(bytes: &[u8]) {
 pub fn swap(bytes: &[u8]) {
     used::fuzz("swap", &Part::whole(&SliceImage(bytes)));
 }
+
+/// An ext2, ext3 or ext4 filesystem.
+pub fn ext4(bytes: &[u8]) {
+    used::fuzz("ext4", &Part::whole(&SliceImage(bytes)));
+}

@@ -4,9 +4,10 @@
 //! Every reader here parses bytes that somebody else wrote: it never panics, never loops for long and takes memory in proportion to the
 //! used ranges only. A filesystem that it does not fully understand, that looks damaged or that is in use, is [`Finding::Whole`].
 
-// Parts of these two wait for the readers that use them.
-#[allow(dead_code)]
+mod bitmap;
+#[allow(dead_code)] // One of its functions waits for the readers that use it.
 mod crc32c;
+mod ext;
 #[allow(dead_code)]
 mod fields;
 mod partitions;
@@ -53,7 +54,7 @@ impl Finding {
 type Probe = fn(&Part<'_>) -> Result<Option<Finding>>;
 
 /// The readers by the name that is used when one fails.
-const PROBES: &[(&str, Probe)] = &[("swap", swap::probe)];
+const PROBES: &[(&str, Probe)] = &[("ext4", ext::probe), ("swap", swap::probe)];
 
 /// What is in a volume, as far as it is recognised.
 ///

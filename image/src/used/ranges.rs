@@ -35,6 +35,12 @@ impl Ranges {
         self.0.get(self.0.partition_point(|range| range.end <= offset)).cloned()
     }
 
+    /// Whether all bytes of `range` are in one of the ranges.
+    #[must_use]
+    pub fn covers(&self, range: &Range<u64>) -> bool {
+        range.is_empty() || self.next_from(range.start).is_some_and(|found| found.start <= range.start && range.end <= found.end)
+    }
+
     /// Bytes in all ranges together.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -91,6 +97,8 @@ mod tests {
         assert_eq!(set.next_from(4), Some(6..8));
         assert_eq!(set.next_from(8), None);
         assert_eq!(set.bytes(), 4);
+        assert!(set.covers(&(2..4)) && set.covers(&(7..8)) && set.covers(&(5..5)));
+        assert!(!set.covers(&(3..5)) && !set.covers(&(2..8)) && !set.covers(&(8..9)) && !set.covers(&(0..3)));
     }
 
     #[test]
