@@ -6,6 +6,7 @@ pub mod filter;
 pub mod images;
 pub mod impair;
 pub mod lab;
+pub mod limits;
 pub mod peers;
 mod provenance;
 mod scratch;

@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, filter, images, impair, peers, sim};
+use bench::{code, filter, images, impair, limits, peers, sim};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ enum Command {
     Images(images::ImagesArgs),
     /// Lose multicast packets that leave an interface
     Impair(impair::ImpairArgs),
+    /// Measure what this machine, its link and its disk can do at best; `rx` and `tx` measure a real link between two hosts
+    Limits(limits::LimitsArgs),
     /// Compare discus with udpcast and UFTP: one receiver, one incompressible file, the same disk
     Peers(peers::PeersArgs),
     /// Simulate a delivery: the real scheduler and assemblers over a modelled network
@@ -32,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         Command::Filter(args) => filter::run(&args),
         Command::Images(args) => images::run(&args),
         Command::Impair(args) => impair::run(&args),
+        Command::Limits(args) => limits::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Sim(args) => sim::run(&args),
     }

@@ -1,0 +1,225 @@
+//! `discus-bench limits`: what this machine, its link and its disk can do at best, so that a transfer can be judged against it; and `limits rx`, `limits tx`:
+//! the same for a real link between two hosts, with the highest rate that loses nothing per frame size (RFC 2544, section 26.1).
+
+mod disk;
+mod hosts;
+mod network;
+mod processor;
+mod search;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use bpf::measure;
+use clap::{Args, Subcommand};
+use receiver::intake::IntakeMode;
+use sender::transmit::Choice;
+
+use crate::lab::{Lab, LabOptions, inside};
+use crate::provenance::{Provenance, append_to, install_peers};
+use network::{Arrived, Link, Load, Sent, Sink};
+
+/// Arguments of `discus-bench limits`.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LimitsArgs {
+    #[command(subcommand)]
+    end: Option<End>,
+    /// Seconds of each trial
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    seconds: f64,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_value = "network,filter,processor,disk")]
+    only: Vec<Part>,
+    /// Directory on the disk that is measured
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    directory: PathBuf,
+    /// Append the tables to this file, for results/
+    #[arg(long, value_name = "FILE")]
+    append: Option<PathBuf>,
+    /// Print one JSON object instead of the tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// One end of a real link.
+#[derive(Subcommand, Clone, Debug)]
+enum End {
+    /// Receive what `limits tx` on another host sends, and tell it what arrived; until Ctrl-C
+    Rx(hosts::RxArgs),
+    /// Send to `limits rx` on another host and find the highest rate without loss for each frame size
+    Tx(hosts::TxArgs),
+}
+
+/// A group of figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Transmitting and receiving over a veth pair
+    Network,
+    /// The receiver's filter, per packet
+    Filter,
+    /// One core's work with the bytes of a transfer
+    Processor,
+    /// Writing and reading with O_DIRECT
+    Disk,
+}
+
+#[derive(Debug, Default, serde::Serialize)]
+struct Report {
+    #[serde(flatten)]
+    provenance: Option<Provenance>,
+    /// What the receiving end was, in words.
+    link: String,
+    network: Vec<Flow>,
+    filter: Vec<Verdict>,
+    processor: Vec<processor::Rate>,
+    disk: Vec<disk::Rate>,
+}
+
+/// One trial over the link.
+#[derive(Debug, serde::Serialize)]
+struct Flow {
+    what: &'static str,
+    frame_bytes: usize,
+    batch: usize,
+    sent: Sent,
+    arrived: Arrived,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct Verdict {
+    packet: &'static str,
+    verdict: String,
+    per_packet_ns: u128,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// Without root, or when a part cannot be measured.
+pub fn run(args: &LimitsArgs) -> Result<()> {
+    match &args.end {
+        Some(End::Rx(rx)) => return hosts::rx(rx),
+        Some(End::Tx(tx)) => return hosts::tx(tx),
+        None => {}
+    }
+    ensure!(args.seconds > 0.0 && args.seconds <= 60.0, "a trial takes up to 60 seconds");
+    let limit = Duration::from_secs_f64(args.seconds);
+    let mut report = Report { provenance: Some(Provenance::of_this_run()), ..Report::default() };
+    if args.only.contains(&Part::Disk) {
+        install_peers(&["fio"])?;
+    }
+    for part in &args.only {
+        match part {
+            Part::Network => over_a_veth_pair(limit, &mut report)?,
+            Part::Filter => {
+                let rows = measure::table(5_000, 50)?;
+                report.filter.extend(rows.iter().map(|row| Verdict {
+                    packet: row.fixture.name,
+                    verdict: row.fixture.verdict.to_string(),
+                    per_packet_ns: row.per_packet.as_nanos(),
+                }));
+            }
+            Part::Processor => report.processor = processor::measure(limit / 2)?,
+            Part::Disk => report.disk = disk::measure(&args.directory, 1024, args.seconds.ceil() as u64)?,
+        }
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", report.markdown());
+    }
+    args.append.as_ref().map_or(Ok(()), |path| append_to(path, &report.markdown()))
+}
+
+/// The trials: what is compared, how it is sent, how it is received.
+fn trials(limit: Duration) -> Vec<(&'static str, Load, IntakeMode, Sink)> {
+    let load = |choice, frame_bytes, batch| Load { choice, frame_bytes, batch, rate: None, duration: limit, wanted_percent: 100 };
+    let mut trials = Vec::new();
+    for frame_bytes in [128, 512, 1478] {
+        for (what, choice) in [("AF_XDP, dropped by the filter", Choice::Auto), ("UDP, dropped by the filter", Choice::Udp)] {
+            trials.push((what, load(choice, frame_bytes, 32), IntakeMode::Auto, Sink::Filter));
+        }
+    }
+    for batch in [8, 128] {
+        trials.push(("AF_XDP, dropped by the filter", load(Choice::Auto, 1478, batch), IntakeMode::Auto, Sink::Filter));
+    }
+    trials.push(("AF_XDP to AF_XDP, fetched", load(Choice::Auto, 1478, 32), IntakeMode::Auto, Sink::Ring));
+    trials.push(("AF_XDP to AF_XDP, checked and copied", load(Choice::Auto, 1478, 32), IntakeMode::Auto, Sink::Copy));
+    trials.push(("UDP to AF_XDP, checked and copied", load(Choice::Udp, 1478, 32), IntakeMode::Auto, Sink::Copy));
+    trials.push(("UDP to UDP, checked and copied", load(Choice::Udp, 1478, 32), IntakeMode::Udp, Sink::Copy));
+    let mostly_unwanted = Load { wanted_percent: 10, ..load(Choice::Auto, 1478, 32) };
+    trials.push(("AF_XDP to AF_XDP, 90 % dropped by the filter", mostly_unwanted, IntakeMode::Auto, Sink::Copy));
+    trials
+}
+
+fn over_a_veth_pair(limit: Duration, report: &mut Report) -> Result<()> {
+    if let Some(reason) = crate::lab::unavailable() {
+        bail!("{reason}");
+    }
+    let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false, cable: true })?;
+    let machine = lab.receivers.first().ok_or_else(|| anyhow::anyhow!("the lab has no receiver"))?;
+    let link =
+        Link { transmit_interface: lab.interface.clone(), receive_interface: lab.interface.clone(), group: network::default_group() };
+    for (what, load, mode, sink) in trials(limit) {
+        let (sent, arrived, description) =
+            network::trial(&link, &load, mode, sink, |work| inside(&lab.sender.namespace, work), |work| inside(&machine.namespace, work))?;
+        eprintln!("{what}, {} bytes: {:.3} Mpps sent", load.frame_bytes, sent.packets as f64 / sent.seconds / 1e6);
+        report.link = format!("veth pair (AF_XDP in copy mode), MTU 1500; receiving: {description}");
+        report.network.push(Flow { what, frame_bytes: load.frame_bytes, batch: load.batch, sent, arrived });
+    }
+    Ok(())
+}
+
+impl Report {
+    fn markdown(&self) -> String {
+        let mut text = String::new();
+        if let Some(provenance) = &self.provenance {
+            text += &format!("`{}`, commit {}\n\n{}\n", provenance.command, provenance.commit, provenance.machine);
+        }
+        if !self.network.is_empty() {
+            text += &format!("\n{}\n\n", self.link);
+            text += "| path | transmit | frame, bytes | batch | sent, Mpps | sent, Gbit/s | arrived | dropped by the filter | fetched | receiver's thread, ns a packet | per packet sent |\n";
+            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        }
+        for flow in &self.network {
+            let rate = flow.sent.packets as f64 / flow.sent.seconds;
+            let share = |packets: u64| format!("{:.1} %", 100.0 * packets as f64 / flow.sent.packets.max(1) as f64);
+            let per_fetched = 1e9 * flow.arrived.processor_seconds / flow.arrived.fetched.max(1) as f64;
+            let counts = flow.sent.counts.iter().flat_map(|counts| &counts.events);
+            let counts: Vec<String> =
+                counts.map(|(name, count)| format!("{name} {:.2}", *count as f64 / flow.sent.packets.max(1) as f64)).collect();
+            text += &format!(
+                "| {} | {} | {} | {} | {:.3} | {:.2} | {} | {} | {} | {} | {} |\n",
+                flow.what,
+                flow.sent.mode,
+                flow.frame_bytes,
+                flow.batch,
+                rate / 1e6,
+                rate * flow.frame_bytes as f64 * 8.0 / 1e9,
+                share(flow.arrived.seen),
+                share(flow.arrived.dropped),
+                share(flow.arrived.fetched),
+                if flow.arrived.fetched == 0 { "-".to_owned() } else { format!("{per_fetched:.0}") },
+                counts.join(", "),
+            );
+        }
+        if !self.filter.is_empty() {
+            text += "\n| filter: packet | verdict | ns a packet |\n| --- | --- | --- |\n";
+            self.filter.iter().for_each(|row| text += &format!("| {} | {} | {} |\n", row.packet, row.verdict, row.per_packet_ns));
+        }
+        if !self.processor.is_empty() {
+            text += "\n| one core | GB/s |\n| --- | --- |\n";
+            self.processor.iter().for_each(|row| text += &format!("| {} | {:.2} |\n", row.what, row.gigabytes_per_second));
+        }
+        if !self.disk.is_empty() {
+            text += "\n| io_uring, O_DIRECT (fio) | block, KiB | depth | GB/s |\n| --- | --- | --- | --- |\n";
+            let row = |row: &disk::Rate| {
+                format!("| {} | {} | {} | {:.2} |\n", row.direction, row.block_bytes >> 10, row.depth, row.gigabytes_per_second)
+            };
+            text.extend(self.disk.iter().map(row));
+        }
+        text
+    }
+}
