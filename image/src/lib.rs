@@ -16,6 +16,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzz;
 mod image_set;
+mod in_use;
 pub mod manifest;
 pub mod pack;
 mod partial_file;

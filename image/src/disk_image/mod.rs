@@ -1,5 +1,6 @@
 //! Random access to the bytes of a disk, however they are stored: a raw file or block device, an image format, or a part of one of them.
 
+mod qcow2;
 mod raw;
 mod slice;
 
@@ -8,6 +9,7 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
+pub use qcow2::Qcow2Image;
 pub use raw::RawImage;
 pub(crate) use raw::next_data;
 pub(crate) use slice::SliceImage;

@@ -1,16 +1,21 @@
 //! Sources of images: each is scanned from front to back, once per pass, and hands its content to a [`PageSink`]. Sources need not
 //! seek, so that compressed and streamed ones fit the same trait.
 
+mod archive;
+mod compressed_disk;
+mod compression;
+mod detect;
 mod disk;
 mod file_runs;
 mod tree;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::disk_image::RawImage;
 use crate::manifest::Entry;
-use crate::{Error, ImageKind, Result};
+use crate::{ImageKind, Result};
 
+pub(crate) use archive::{fuzz_oci, fuzz_tar};
+pub use detect::{Format, open};
 pub use disk::DiskSource;
 pub use tree::TreeSource;
 
@@ -45,6 +50,11 @@ pub struct SourceOptions {
     pub all_blocks: bool,
     /// Read a block device although it is mounted read-write.
     pub force: bool,
+    /// Take regular files for this, whatever they look like. A raw image whose first bytes its users could write should not be looked at: they may have
+    /// written another format's header there. Block devices are always raw, and directories what they are.
+    pub format: Option<Format>,
+    /// Follow the backing files that a qcow2 image names wherever they are, and not only beside it.
+    pub backing_anywhere: bool,
 }
 
 /// Takes the content of a source. Runs come in ascending order and without gaps, for a disk from 0 to its end, for a file of a tree from 0
@@ -73,16 +83,3 @@ pub trait PageSink {
 
 /// Fills a buffer with the next bytes of a run, entirely.
 pub type ReadRun<'a> = dyn FnMut(&mut [u8]) -> Result<()> + 'a;
-
-/// Opens whatever is at `path`: a directory is a tree, a regular file or block device a disk.
-///
-/// # Errors
-/// When there is nothing that can be packed.
-pub fn open(path: &Path, options: SourceOptions) -> Result<Box<dyn Source>> {
-    let metadata = std::fs::metadata(path).map_err(Error::io("opening", path))?;
-    let path: PathBuf = path.to_owned();
-    if metadata.is_dir() {
-        return Ok(Box::new(TreeSource::new(path)));
-    }
-    Ok(Box::new(DiskSource::new(Box::new(RawImage::open(path)?), options)?))
-}

@@ -14,13 +14,13 @@ use rustix::fs::{OFlags, SeekFrom, ioctl_blksszget, seek};
 use rustix::io::Errno;
 
 use super::zero::{self, Method, Zeroer};
-use super::{Run, direct, in_use};
+use super::{Run, direct};
 use crate::manifest::DiskBody;
 use crate::partial_file::RELEASE_WAIT;
 use crate::restore::places::Place;
 use crate::restore::{Buffer, BufferPool};
 use crate::units::round_up;
-use crate::{Error, PAGE_BYTES, Result};
+use crate::{Error, PAGE_BYTES, Result, in_use};
 
 /// Bytes that are written last: they hold MBR, GPT header and entries, and the superblocks of ext4 (1 KiB), XFS, LVM, swap (4 KiB) and
 /// btrfs (64 KiB).

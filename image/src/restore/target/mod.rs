@@ -4,7 +4,6 @@
 mod device;
 mod direct;
 mod image_file;
-mod in_use;
 mod merge;
 mod tree;
 mod tree_entries;

@@ -1,5 +1,5 @@
-//! Why a block device must not be written to: it, or a partition of it, is mounted, is swap, or belongs to something like LVM or RAID.
-//! The kernel refuses such a device when it is opened with O_EXCL; this finds the words to say so.
+//! Why a block device must not be written to, or not be read as if it stood still: it, or a partition of it, is mounted, is swap, or belongs
+//! to something like LVM or RAID. The kernel refuses such a device when it is opened for writing with O_EXCL; this finds the words to say so.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,7 +10,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{major, minor};
 
 /// What uses the device with this number, as a sentence without its subject's name; `None` when nothing is found.
-pub(super) fn reason(device: u64) -> Option<String> {
+pub(crate) fn reason(device: u64) -> Option<String> {
+    user(device, false)
+}
+
+/// As [`reason`], of what may be writing to it: filesystems that are mounted read-only do not count.
+pub(crate) fn writer(device: u64) -> Option<String> {
+    user(device, true)
+}
+
+fn user(device: u64, writing: bool) -> Option<String> {
     let sys = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
     let mut devices = vec![("it".to_owned(), device, sys.clone())];
     for entry in fs::read_dir(&sys).into_iter().flatten().flatten() {
@@ -24,7 +33,7 @@ pub(super) fn reason(device: u64) -> Option<String> {
     let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let swaps = fs::read("/proc/swaps").unwrap_or_default();
     devices.iter().find_map(|(name, number, sys)| {
-        if let Some(place) = mounts.split(|&byte| byte == b'\n').find_map(|line| mount_point(line, *number)) {
+        if let Some(place) = mounts.split(|&byte| byte == b'\n').find_map(|line| mount_point(line, *number, writing)) {
             return Some(format!("{name} is mounted at {}", place.display()));
         }
         if swaps.split(|&byte| byte == b'\n').skip(1).any(|line| first_field_is(line, *number)) {
@@ -41,14 +50,17 @@ fn parse_number(text: &str) -> Option<u64> {
 }
 
 /// The mount point of a line of mountinfo (proc_pid_mountinfo(5)) when the device of that number is mounted there. Some filesystems, such as
-/// btrfs, have a device number of their own in the third field; then the source after the dash tells.
-fn mount_point(line: &[u8], device: u64) -> Option<PathBuf> {
+/// btrfs, have a device number of their own in the third field; then the source after the dash tells. With `writing`, only when the
+/// filesystem is writable: the options of the filesystem itself count, since a read-only bind mount may have a writable sibling.
+fn mount_point(line: &[u8], device: u64, writing: bool) -> Option<PathBuf> {
     let mut fields = line.split(|&byte| byte == b' ');
     let number = fields.nth(2).and_then(|field| std::str::from_utf8(field).ok()).and_then(parse_number)?;
     let place = unescape(fields.nth(1)?);
-    let source = fields.skip_while(|field| *field != b"-").nth(2);
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(2);
+    let source = fields.next();
+    let read_only = fields.next().is_some_and(|options| options.split(|&byte| byte == b',').any(|option| option == b"ro"));
     let same = number == device || source.is_some_and(|source| is_device(&unescape(source), device));
-    same.then_some(place)
+    (same && !(writing && read_only)).then_some(place)
 }
 
 fn first_field_is(line: &[u8], device: u64) -> bool {
@@ -87,8 +99,18 @@ mod tests {
     #[test]
     fn a_line_of_mountinfo_gives_its_mount_point() {
         let line = b"36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
-        assert_eq!(mount_point(line, rustix::fs::makedev(98, 0)), Some(PathBuf::from("/mnt two")));
-        assert_eq!(mount_point(line, rustix::fs::makedev(98, 1)), None);
-        assert_eq!(mount_point(b"", 0), None);
+        assert_eq!(mount_point(line, rustix::fs::makedev(98, 0), false), Some(PathBuf::from("/mnt two")));
+        assert_eq!(mount_point(line, rustix::fs::makedev(98, 1), false), None);
+        assert_eq!(mount_point(b"", 0, false), None);
+    }
+
+    #[test]
+    fn only_a_writable_filesystem_writes() {
+        let device = rustix::fs::makedev(98, 0);
+        let written = b"36 35 98:0 / /mnt ro,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        assert_eq!(mount_point(written, device, true), Some(PathBuf::from("/mnt")));
+        let still = b"36 35 98:0 / /mnt ro,noatime - ext3 /dev/root ro,errors=continue";
+        assert_eq!(mount_point(still, device, true), None);
+        assert_eq!(mount_point(still, device, false), Some(PathBuf::from("/mnt")));
     }
 }
