@@ -90,6 +90,8 @@ pub(super) fn xattrs(records: &Records) -> Result<(Vec<Xattr>, bool), &'static s
             xattrs.insert(b"security.selinux".to_vec(), [value.as_slice(), b"\0"].concat());
         } else if let Some(name) = acl_name(key) {
             match acl(value) {
+                // An access ACL of the owner, the group and the others alone is what the mode says; the kernel keeps none then.
+                Some(binary) if binary.len() <= 4 + 3 * 8 && key.ends_with(b".access") => {}
                 Some(binary) => drop(xattrs.insert(name.to_vec(), binary)),
                 None => left_out = true,
             }
