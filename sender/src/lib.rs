@@ -5,3 +5,4 @@ pub mod engine;
 pub mod interface;
 pub mod schedule;
 pub mod transmit;
+pub mod tune;

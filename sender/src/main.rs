@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use command::{exit, inspect, pack, restore, serve, verify};
+use command::{exit, inspect, pack, restore, serve, tune, verify};
 
 /// Provision many machines at once: images are packed together, and what they share is sent once.
 #[derive(Parser)]
@@ -23,6 +23,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Restore(restore::RestoreArgs),
     Serve(serve::ServeArgs),
+    Tune(tune::TuneArgs),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Tune(args) => tune::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("discus: {error:#}");

@@ -10,4 +10,5 @@ pub(crate) mod restore;
 pub(crate) mod serve;
 mod serve_report;
 mod signals;
+pub(crate) mod tune;
 pub(crate) mod verify;
