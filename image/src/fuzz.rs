@@ -50,3 +50,13 @@ pub fn swap(bytes: &[u8]) {
 pub fn ext4(bytes: &[u8]) {
     used::fuzz("ext4", &Part::whole(&SliceImage(bytes)));
 }
+
+/// A FAT filesystem.
+pub fn fat(bytes: &[u8]) {
+    used::fuzz("FAT", &Part::whole(&SliceImage(bytes)));
+}
+
+/// A physical volume of LVM2.
+pub fn lvm(bytes: &[u8]) {
+    used::fuzz_lvm(&Part::whole(&SliceImage(bytes)));
+}

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 /// The runs among the first `bits` bits, ascending. Bits past the end of the slice are zeros.
 pub(super) fn runs(bitmap: &[u8], bits: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+    let bits = bits.min(bitmap.len() as u64 * 8);
     let mut from = 0;
     std::iter::from_fn(move || {
         let start = next(bitmap, from, true).filter(|&start| start < bits)?;

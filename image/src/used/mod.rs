@@ -8,11 +8,14 @@ mod bitmap;
 #[allow(dead_code)] // One of its functions waits for the readers that use it.
 mod crc32c;
 mod ext;
-#[allow(dead_code)]
+mod fat;
+#[allow(dead_code)] // As in crc32c.
 mod fields;
+mod lvm;
 mod partitions;
 mod plan;
 mod ranges;
+mod signatures;
 mod swap;
 
 use crate::disk_image::Part;
@@ -54,13 +57,28 @@ impl Finding {
 type Probe = fn(&Part<'_>) -> Result<Option<Finding>>;
 
 /// The readers by the name that is used when one fails.
-const PROBES: &[(&str, Probe)] = &[("ext4", ext::probe), ("swap", swap::probe)];
+const PROBES: &[(&str, Probe)] = &[("ext4", ext::probe), ("FAT", fat::probe), ("swap", swap::probe), ("signature", signatures::probe)];
 
-/// What is in a volume, as far as it is recognised.
+/// What is in a volume, as far as it is recognised, with a line for each volume within it.
 ///
 /// # Errors
 /// Those of reading the disk.
-fn probe(volume: &Part<'_>) -> Result<Option<Finding>> {
+fn probe(volume: &Part<'_>) -> Result<Option<(Finding, lvm::Notes)>> {
+    match (probe_filesystems(volume)?, lvm::probe(volume)?) {
+        (Some(first), Some((second, _))) => Ok(Some((ambiguous(&first, &second), lvm::Notes::new()))),
+        (Some(finding), None) => Ok(Some((finding, lvm::Notes::new()))),
+        (None, found) => Ok(found),
+    }
+}
+
+/// Two signatures: one is left over from an earlier use, but which?
+fn ambiguous(first: &Finding, second: &Finding) -> Finding {
+    let why = format!("it looks like {} too; wipefs shows and removes old signatures", second.filesystem());
+    Finding::Whole { filesystem: first.filesystem(), why }
+}
+
+/// The filesystem of a volume, if it is recognised.
+fn probe_filesystems(volume: &Part<'_>) -> Result<Option<Finding>> {
     let mut found: Option<Finding> = None;
     for (name, probe) in PROBES {
         let finding = match probe(volume) {
@@ -70,9 +88,7 @@ fn probe(volume: &Part<'_>) -> Result<Option<Finding>> {
         };
         let Some(finding) = finding else { continue };
         if let Some(first) = found {
-            // Left over from an earlier use, but which of the two?
-            let why = format!("it looks like {} too; wipefs shows and removes old signatures", finding.filesystem());
-            return Ok(Some(Finding::Whole { filesystem: first.filesystem(), why }));
+            return Ok(Some(ambiguous(&first, &finding)));
         }
         found = Some(finding);
     }
@@ -86,5 +102,13 @@ pub(crate) fn fuzz(name: &str, volume: &Part<'_>) {
         if let Ok(Some(Finding::Used { used, .. })) = probe(volume) {
             assert!(used.iter().all(|range| range.end <= volume.size_bytes()), "a used range lies outside of the volume");
         }
+    }
+}
+
+/// LVM2 alone, for fuzzing.
+pub(crate) fn fuzz_lvm(volume: &Part<'_>) {
+    use crate::disk_image::DiskImage;
+    if let Ok(Some((Finding::Used { used, .. }, _))) = lvm::probe(volume) {
+        assert!(used.iter().all(|range| range.end <= volume.size_bytes()), "a used range lies outside of the volume");
     }
 }

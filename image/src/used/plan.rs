@@ -57,23 +57,28 @@ impl Plan {
     /// Adds a volume and says what it holds.
     fn add_volume(&mut self, disk: &dyn DiskImage, name: &str, range: Range<u64>) -> Result<()> {
         let found = probe(&Part::new(disk, range.clone())?)?;
-        let bytes = range.end - range.start;
-        let used = match found {
-            Some(Finding::Used { filesystem, used }) => {
-                self.notes.push(format!("{name} ({filesystem}): {} used", of(used.bytes(), bytes)));
-                Some(used)
-            }
-            Some(Finding::Whole { filesystem, why }) => {
-                self.notes.push(format!("{name} ({filesystem}): packed whole, {}, because {why}", size(bytes)));
-                None
-            }
-            None => {
-                self.notes.push(format!("{name}: packed whole, {}, because no filesystem was recognised", size(bytes)));
-                None
-            }
+        self.add_found(name, range, found);
+        Ok(())
+    }
+
+    fn add_found(&mut self, name: &str, range: Range<u64>, found: Option<(Finding, Vec<String>)>) {
+        let (finding, within) = found.unzip();
+        self.notes.push(describe(name, finding.as_ref(), range.end - range.start));
+        self.notes.extend(within.into_iter().flatten());
+        let used = match finding {
+            Some(Finding::Used { used, .. }) => Some(used),
+            _ => None,
         };
         self.add(range, used);
-        Ok(())
+    }
+}
+
+/// The line for the operator on a volume of so many bytes.
+pub(super) fn describe(name: &str, finding: Option<&Finding>, bytes: u64) -> String {
+    match finding {
+        Some(Finding::Used { filesystem, used }) => format!("{name} ({filesystem}): {} used", of(used.bytes(), bytes)),
+        Some(Finding::Whole { filesystem, why }) => format!("{name} ({filesystem}): packed whole, {}, because {why}", size(bytes)),
+        None => format!("{name}: packed whole, {}, because no filesystem was recognised", size(bytes)),
     }
 }
 
@@ -91,11 +96,11 @@ pub fn plan(disk: &dyn DiskImage) -> Result<Plan> {
         // filesystem, which may be left over from an earlier use.
         (Table::Odd(why), _) => return whole(why),
         (Table::None, None) => return whole("neither partitions nor a filesystem were recognised".into()),
-        (Table::None, Some(_)) => {
-            plan.add_volume(disk, "disk", 0..size_bytes)?;
+        (Table::None, Some(found)) => {
+            plan.add_found("disk", 0..size_bytes, Some(found));
             return Ok(plan);
         }
-        (Table::Partitions { .. }, Some(finding)) => {
+        (Table::Partitions { .. }, Some((finding, _))) => {
             let filesystem = finding.filesystem();
             return whole(format!("it has both partitions and the signature of {filesystem}; wipefs shows and removes old signatures"));
         }
