@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use image::Pack;
+use image::pack::{ImageSpec, PackOptions, build};
+use image::signature::{PublicKey, SecretKey};
 use receiver::control::{ConnectOptions, ControlError, ControlLink, Enrolled, FromSender, ServerAddress, ToSender, Trust, enrol};
+use receiver::trust::checked_manifest;
 use sender::control::{
     ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, Outcome, ReceiverState, ServerIdentity, SessionInfo, StreamInfo,
 };
@@ -22,6 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const CHUNK_COUNT: u32 = 200_000;
 /// Several parts, the last of them short.
 const MANIFEST_BYTES: usize = 1_000_001;
+const PROOF_BYTES: usize = 100_001;
 
 fn range(first: u32, count: u32) -> ChunkRange {
     ChunkRange { first: ChunkId(first), count }
@@ -42,6 +47,7 @@ fn session(pack_root: u8) -> SessionInfo {
             chunk_bytes_max: 256 * 1024,
         },
         pack_root: [pack_root; 32],
+        proof: vec![pack_root; PROOF_BYTES],
         images: vec![image("web", 0, 0, 150_000), image("db", 1, 100_000, 100_000)],
         streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
         report_interval_us: 10_000,
@@ -127,6 +133,7 @@ fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
     let (enrolled, link) = enrolled(&ConnectOptions { image: "db".to_owned(), ..server.options() });
     assert_eq!(enrolled.manifest, manifest(1));
     let served = session(1);
+    assert_eq!(enrolled.proof, served.proof);
     assert_eq!((enrolled.parameters, enrolled.pack_root), (served.parameters, served.pack_root));
     assert_eq!(enrolled.streams.len(), 1);
     assert_eq!((enrolled.streams[0].group, enrolled.streams[0].source), (served.streams[0].group, served.streams[0].source));
@@ -165,6 +172,56 @@ fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
     assert_eq!((row.state, row.image_bytes, row.duration_ms), (ReceiverState::Completed, Some(1 << 31), Some(5000)));
     link.close();
     assert!(server.events.is_empty());
+}
+
+/// The sender's answer about a real pack, signed, passes a receiver that trusts the key, and nothing else does.
+#[test]
+fn a_receiver_with_a_key_follows_only_what_the_key_has_signed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("web.raw"), vec![7; 100_000]).unwrap();
+    let key = Arc::new(SecretKey::generate().unwrap());
+    let pack = |name: &str, key: Option<&Arc<SecretKey>>| {
+        let images = ["web", "db"].map(|image| ImageSpec { name: image.to_owned(), path: at("web.raw") });
+        let options = PackOptions { key: key.cloned(), chunk_pages: if key.is_some() { 64 } else { 32 }, ..PackOptions::default() };
+        build(&images, &at(name), &options, &image::Progress::default()).unwrap()
+    };
+    let (signed, unsigned) = (pack("signed.pack", Some(&key)), pack("unsigned.pack", None));
+    let info = |manifest_of: &Pack, image, proof: Vec<u8>| {
+        let web = ImageInfo { name: "web".into(), manifest: manifest_of.manifest_section(image).unwrap(), chunks: vec![range(0, 1)] };
+        SessionInfo { pack_root: signed.root(), proof, images: vec![web], ..session(1) }
+    };
+    let outcome = |info, key: Option<&PublicKey>| {
+        let state = tempfile::tempdir().unwrap();
+        let server = Server::start(state.path(), ([127, 0, 0, 1], 0).into(), info);
+        let (enrolled, link) = enrolled(&server.options());
+        let outcome = checked_manifest(&enrolled, "web", key);
+        link.close();
+        outcome
+    };
+    let proof = signed.proof_bytes().unwrap();
+    let trusted = key.public_key();
+    let manifest = outcome(info(&signed, 0, proof.clone()), Some(&trusted)).unwrap();
+    assert_eq!(manifest, signed.manifest(0).unwrap());
+    assert_eq!(outcome(info(&signed, 0, Vec::new()), None).unwrap(), manifest);
+
+    let stranger = SecretKey::generate().unwrap().public_key();
+    let mut altered = proof.clone();
+    altered[20] ^= 1;
+    for (what, info, key) in [
+        ("another key", info(&signed, 0, proof.clone()), stranger),
+        ("not signed", info(&signed, 0, Vec::new()), trusted),
+        ("not signed", info(&unsigned, 0, unsigned.proof_bytes().unwrap()), trusted),
+        ("damaged", info(&signed, 0, altered), trusted),
+        ("not one of the pack", info(&unsigned, 0, proof.clone()), trusted),
+        ("manifest of db instead of web", info(&signed, 1, proof.clone()), trusted),
+        ("another pack", SessionInfo { pack_root: unsigned.root(), ..info(&signed, 0, proof) }, trusted),
+    ] {
+        match outcome(info, Some(&key)) {
+            Err(image::Error::Untrusted(why)) => assert!(why.contains(what), "{why}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
 }
 
 #[test]

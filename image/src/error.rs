@@ -78,6 +78,19 @@ pub enum Error {
         why: String,
     },
 
+    /// A file does not hold the key that it should.
+    #[error("{}: {why}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// A signature is missing, not by the key that is trusted, or not for what came with it.
+    #[error("refused: {0}")]
+    Untrusted(String),
+
     /// A manifest breaks a rule of its format.
     #[error("manifest refused: {0}")]
     Manifest(String),
@@ -145,6 +158,8 @@ pub enum ErrorClass {
     Input,
     /// A pack, manifest or chunk is damaged or hostile.
     Corrupt,
+    /// A pack is not signed by the key that is trusted.
+    Untrusted,
     /// The target is protected or too small.
     Refused,
     /// The system failed a read, a write or another call.
@@ -157,8 +172,9 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Parameter(_) | Self::Limit(_) => ErrorClass::Usage,
-            Self::Source { .. } | Self::SourceChanged { .. } | Self::NoSuchImage { .. } => ErrorClass::Input,
+            Self::Source { .. } | Self::SourceChanged { .. } | Self::NoSuchImage { .. } | Self::Key { .. } => ErrorClass::Input,
             Self::Pack { .. } | Self::Manifest(_) | Self::Chunk { .. } => ErrorClass::Corrupt,
+            Self::Untrusted(_) => ErrorClass::Untrusted,
             Self::TargetRefused { .. } | Self::TargetTooSmall { .. } => ErrorClass::Refused,
             // What is not there was named wrongly.
             Self::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => ErrorClass::Input,

@@ -32,20 +32,26 @@ impl fmt::Display for ChunkId {
 }
 
 /// How the stored bytes of a chunk or section become its raw bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Codec {
     /// Stored as they are.
     None,
+    /// One LZ4 block without a frame around it. For chunks only.
+    Lz4,
     /// One zstd frame (RFC 8878).
     #[default]
     Zstd,
 }
 
+/// What one byte of an LZ4 block can expand to: a byte of a match's length stands for at most 255.
+const LZ4_EXPANSION_MAX: u64 = 255;
+
 impl Codec {
-    /// The number that stands for the codec in files. 1 is kept free for lz4.
+    /// The number that stands for the codec in files.
     pub(crate) fn to_byte(self) -> u8 {
         match self {
             Self::None => 0,
+            Self::Lz4 => 1,
             Self::Zstd => 2,
         }
     }
@@ -53,8 +59,18 @@ impl Codec {
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             0 => Some(Self::None),
+            1 => Some(Self::Lz4),
             2 => Some(Self::Zstd),
             _ => None,
+        }
+    }
+
+    /// Whether a chunk of `raw_bytes` may be stored as `stored_bytes`: compression always saves something, and LZ4 cannot save more than it can.
+    pub(crate) fn allows(self, stored_bytes: u32, raw_bytes: u32) -> bool {
+        match self {
+            Self::None => stored_bytes == raw_bytes,
+            Self::Lz4 => (1..raw_bytes).contains(&stored_bytes) && u64::from(raw_bytes) <= u64::from(stored_bytes) * LZ4_EXPANSION_MAX,
+            Self::Zstd => (1..raw_bytes).contains(&stored_bytes),
         }
     }
 
@@ -63,6 +79,7 @@ impl Codec {
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
+            Self::Lz4 => "lz4",
             Self::Zstd => "zstd",
         }
     }
@@ -111,4 +128,26 @@ pub(crate) fn round_up(value: u64, unit: u64) -> u64 {
 /// Pages that `bytes` occupy, the last one padded.
 pub(crate) fn pages_of(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_BYTES as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_codec_allows_only_lengths_that_it_can_make() {
+        for (codec, stored_bytes, allowed) in [
+            (Codec::None, 4096, true),
+            (Codec::None, 4095, false),
+            (Codec::Lz4, 4096, false),
+            (Codec::Lz4, 17, true),
+            (Codec::Lz4, 16, false),
+            (Codec::Zstd, 4096, false),
+            (Codec::Zstd, 1, true),
+            (Codec::Zstd, 0, false),
+        ] {
+            assert_eq!(codec.allows(stored_bytes, 4096), allowed, "{codec:?} of {stored_bytes} bytes");
+            assert_eq!(Codec::from_byte(codec.to_byte()), Some(codec));
+        }
+    }
 }

@@ -52,7 +52,7 @@ fn the_same_sources_give_the_same_bytes() {
 
 #[test]
 fn packs_of_the_past_are_read() {
-    for (name, codec) in [("plain.pack", Codec::None), ("zstd.pack", Codec::Zstd)] {
+    for (name, codec) in [("plain.pack", Codec::None), ("lz4.pack", Codec::Lz4), ("zstd.pack", Codec::Zstd)] {
         let opened = Pack::open(&blessed(name, codec)).unwrap();
         opened.verify(&Progress::default()).unwrap();
         assert!(opened.chunks().iter().all(|chunk| chunk.codec == codec));

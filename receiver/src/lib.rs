@@ -5,3 +5,4 @@ pub mod control;
 pub mod engine;
 pub mod intake;
 pub mod interface;
+pub mod trust;

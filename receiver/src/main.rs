@@ -19,6 +19,7 @@ use receiver::control::{ConnectOptions, ControlLink, Enrolled, ToSender, Trust, 
 use receiver::engine::{self, MemoryPlan, Progress, Setup};
 use receiver::intake::{self, Opened};
 use receiver::interface::Interface;
+use receiver::trust::checked_manifest;
 
 use cli::display::{Display, REFRESH};
 use cli::options::Options;
@@ -34,6 +35,7 @@ mod exit {
     pub(super) const TARGET_IO: u8 = 6;
     pub(super) const DISMISSED: u8 = 7;
     pub(super) const NETWORK: u8 = 8;
+    pub(super) const UNTRUSTED: u8 = 9;
     pub(super) const INTERNAL: u8 = 1;
 }
 
@@ -171,7 +173,13 @@ fn prepare(
     signals: &Signals,
 ) -> Result<Prepared, Failure> {
     let parameters = enrolled.parameters;
-    let manifest = Manifest::decode(&enrolled.manifest).context("the sender's manifest").map_err(exits(exit::SENDER_UNREACHABLE))?;
+    let manifest = checked_manifest(&enrolled, &options.image, options.verify_key.as_ref()).map_err(|error| Failure {
+        exit_code: if error.class() == ErrorClass::Untrusted { exit::UNTRUSTED } else { exit::SENDER_UNREACHABLE },
+        error: anyhow::Error::from(error).context("the sender's manifest"),
+    })?;
+    if let Some(key) = &options.verify_key {
+        display.remark(&format!("the pack is signed by {key}"));
+    }
     let groups: Vec<_> = enrolled.streams.iter().map(|stream| stream.group).collect();
     let Opened { intake, filter, membership } =
         intake::open(interface, &parameters, &groups, options.intake, options.xdp).map_err(exits(exit::NETWORK))?;

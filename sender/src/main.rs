@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use command::{exit, inspect, pack, restore, serve, tune, verify};
+use command::{exit, inspect, keygen, pack, restore, serve, sign, tune, verify};
 
 /// Provision many machines at once: images are packed together, and what they share is sent once.
 #[derive(Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Pack(pack::PackArgs),
     Inspect(inspect::InspectArgs),
     Verify(verify::VerifyArgs),
+    Keygen(keygen::KeygenArgs),
+    Sign(sign::SignArgs),
     Restore(restore::RestoreArgs),
     Serve(serve::ServeArgs),
     Tune(tune::TuneArgs),
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         Command::Pack(args) => pack::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Keygen(args) => keygen::run(args),
+        Command::Sign(args) => sign::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Tune(args) => tune::run(args),

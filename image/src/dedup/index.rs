@@ -17,8 +17,8 @@ const EMPTY: u32 = u32::MAX;
 /// Set in a value that is a slot.
 const STORED: u32 = 1 << 31;
 
-/// 128 bits of a page's BLAKE3. 64 bits would collide by chance in large packs, and a hash that is not cryptographic can be made to
-/// collide by whoever fills one image, which would put his page into another tenant's image. It is keyed with a random key per pack on top.
+/// 128 bits that stand for a page, see [`super::PageHasher`]. 64 bits would collide by chance in large packs, and a fixed hash that is not
+/// cryptographic can be made to collide by whoever fills one image, which would put his page into another tenant's image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PageKey {
     high: u64,
@@ -26,9 +26,9 @@ pub(crate) struct PageKey {
 }
 
 impl PageKey {
-    /// Hashes one page.
-    pub(crate) fn of(page: &[u8], key: &[u8; 32]) -> Self {
-        let hash = blake3::keyed_hash(key, page);
+    /// The first 128 bits of a keyed BLAKE3.
+    pub(crate) fn of(bytes: &[u8], key: &[u8; 32]) -> Self {
+        let hash = blake3::keyed_hash(key, bytes);
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *hash.as_bytes();
         Self { high: u64::from_le_bytes([a, b, c, d, e, f, g, h]), low: u64::from_le_bytes([i, j, k, l, m, n, o, p]) }
     }

@@ -104,7 +104,7 @@ fn chunks(cursor: &mut Cursor<'_>, chunk_pages: u32, version: u16) -> Result<Vec
     }
     for chunk in &mut chunks {
         chunk.codec = Codec::from_byte(cursor.byte()?).ok_or("a chunk's codec is unknown")?;
-        if (chunk.codec == Codec::None) != (chunk.stored_bytes == chunk.raw_bytes) {
+        if !chunk.codec.allows(chunk.stored_bytes, chunk.raw_bytes) {
             return Err("a chunk's stored length does not fit its codec".into());
         }
     }

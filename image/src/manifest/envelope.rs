@@ -10,9 +10,10 @@ pub(crate) const EXPANSION_MAX: u64 = 256;
 /// Level for sections: small beside the chunks, so better than the chunks' 3.
 const SECTION_LEVEL: i32 = 9;
 
-/// Compresses `raw` when that is allowed and worth it.
+/// Compresses `raw` when that is worth it, unless `codec` is none. With zstd whatever the chunks have: sections are small, and hold what a slower
+/// codec is good at.
 pub(crate) fn seal(raw: Vec<u8>, codec: Codec) -> (Codec, Vec<u8>) {
-    if codec == Codec::Zstd
+    if codec != Codec::None
         && let Ok(stored) = zstd::bulk::compress(&raw, SECTION_LEVEL)
         && stored.len() < raw.len()
         && raw.len() as u64 <= stored.len() as u64 * EXPANSION_MAX
@@ -27,6 +28,7 @@ pub(crate) fn open(stored: &[u8], codec: Codec, raw_bytes: u64) -> Result<Vec<u8
     match codec {
         Codec::None if raw_bytes == stored.len() as u64 => Ok(stored.to_vec()),
         Codec::None => Err("its length is not the announced one"),
+        Codec::Lz4 => Err("its codec is not one for sections"),
         Codec::Zstd if raw_bytes > stored.len() as u64 * EXPANSION_MAX => Err("it announces an impossible expansion"),
         Codec::Zstd => {
             let mut raw = vec![0; raw_bytes as usize];

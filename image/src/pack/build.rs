@@ -5,23 +5,26 @@
 //! of the manifests, the entries of trees, and queues of a few MiB per thread; nothing else grows with the images.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crossbeam_channel::bounded;
 
 use super::body::{BodyBuilder, ByteCounts};
-use super::compress::{self, Compression};
+use super::chunk_buffer::Spare;
+use super::chunk_file::ChunkFile;
+use super::compress::{self, Compression, Earlier, Written};
 use super::fill::ChunkFiller;
 use super::format::IMAGES_MAX;
 use super::records::ChunkRecord;
 use super::scan::{Batch, PerBatch, scan};
 use super::sections;
-use crate::dedup::{ImageSets, Layout, PageIndex, SetCache};
+use crate::dedup::{ImageSets, Layout, PageHasher, PageIndex, SetCache};
 use crate::manifest::{self, Body, check_image_name};
 use crate::partial_file::PartialFile;
+use crate::signature::SecretKey;
 use crate::source::{self, Source, SourceOptions};
-use crate::{CHUNK_PAGES_DEFAULT, Codec, Error, Pack, Progress, Result, Stage};
+use crate::{CHUNK_PAGES_DEFAULT, Codec, Error, PAGE_BYTES, Pack, Progress, Result, Stage};
 
 /// One image to be packed.
 #[derive(Clone, Debug)]
@@ -45,13 +48,42 @@ pub struct PackOptions {
     pub force: bool,
     /// Threads that hash, and threads that compress. 0: as many as there are cores.
     pub threads: usize,
+    /// Signs the pack.
+    pub key: Option<Arc<SecretKey>>,
     /// How sources are read.
     pub source: SourceOptions,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { chunk_pages: CHUNK_PAGES_DEFAULT, codec: Codec::Zstd, level: 3, force: false, threads: 0, source: SourceOptions::default() }
+        Self {
+            chunk_pages: CHUNK_PAGES_DEFAULT,
+            codec: Codec::Zstd,
+            level: 3,
+            force: false,
+            threads: 0,
+            key: None,
+            source: SourceOptions::default(),
+        }
+    }
+}
+
+/// One image whose source is open already.
+pub struct PreparedImage {
+    /// The name that receivers ask for.
+    pub name: String,
+    /// What it is made from.
+    pub source: Box<dyn Source>,
+}
+
+impl PreparedImage {
+    /// Opens the source of an image.
+    ///
+    /// # Errors
+    /// When it cannot be packed, or the name is none.
+    pub fn open(image: &ImageSpec, options: SourceOptions) -> Result<Self> {
+        check_image_name(&image.name)?;
+        Ok(Self { name: image.name.clone(), source: source::open(&image.path, options)? })
     }
 }
 
@@ -60,32 +92,36 @@ impl Default for PackOptions {
 /// # Errors
 /// When a source cannot be read or changes meanwhile, or the pack cannot be written. Nothing is left behind then.
 pub fn build(images: &[ImageSpec], output: &Path, options: &PackOptions, progress: &Progress) -> Result<Pack> {
-    let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
-    check(&names, options)?;
-    let sources = images.iter().map(|image| source::open(&image.path, options.source)).collect::<Result<Vec<_>>>()?;
-    build_from_sources(&names, sources, output, options, progress)
+    let prepared = images.iter().map(|image| PreparedImage::open(image, options.source)).collect::<Result<Vec<_>>>()?;
+    build_prepared(prepared, output, options, progress)
 }
 
-/// As [`build()`], from sources that are open already; `names` has one name for each.
+/// As [`build()`], from sources that are open.
 ///
 /// # Errors
 /// As [`build()`].
-pub fn build_from_sources(
-    names: &[&str],
-    mut sources: Vec<Box<dyn Source>>,
+pub fn build_prepared(images: Vec<PreparedImage>, output: &Path, options: &PackOptions, progress: &Progress) -> Result<Pack> {
+    build_with(images, output, options, None, progress)
+}
+
+/// As [`build_prepared`]; chunks that `earlier` has are copied from it.
+pub(super) fn build_with(
+    images: Vec<PreparedImage>,
     output: &Path,
     options: &PackOptions,
+    earlier: Option<&Earlier<'_>>,
     progress: &Progress,
 ) -> Result<Pack> {
-    check(names, options)?;
+    let (names, mut sources): (Vec<String>, Vec<Box<dyn Source>>) = images.into_iter().map(|image| (image.name, image.source)).unzip();
+    check(&names, options)?;
     let file = PartialFile::create(output, options.force)?;
     let threads = match options.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let mut hash_key = [0; 32];
-    rustix::rand::getrandom(&mut hash_key, rustix::rand::GetRandomFlags::empty()).map_err(Error::io("taking random bytes for", output))?;
-    let builder = Builder { options, threads, hash_key, index: PageIndex::new(), progress };
+    let mut seed = [0; 32];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty()).map_err(Error::io("taking random bytes for", output))?;
+    let builder = Builder { options, threads, hasher: PageHasher::new(seed), index: PageIndex::new(), earlier, progress };
     let total_bytes = sources.iter().map(|source| source.estimated_bytes()).sum();
 
     progress.start(Stage::Index, total_bytes);
@@ -98,12 +134,13 @@ pub fn build_from_sources(
     progress.start(Stage::Finish, 0);
     let Stored { records, data_end, bodies } = stored;
     let content = sections::Content {
-        names,
+        names: &names,
         chunk_pages: options.chunk_pages,
         codec: options.codec,
         segments: layout.segments(),
         records,
         data_end,
+        key: options.key.as_deref(),
         bodies,
     };
     sections::write(&file, content)?;
@@ -111,7 +148,7 @@ pub fn build_from_sources(
     Pack::open(output)
 }
 
-fn check(names: &[&str], options: &PackOptions) -> Result<()> {
+fn check(names: &[String], options: &PackOptions) -> Result<()> {
     if names.is_empty() || names.len() > IMAGES_MAX {
         return Err(Error::Parameter(format!("a pack holds 1 to {IMAGES_MAX} images")));
     }
@@ -134,9 +171,9 @@ fn check(names: &[&str], options: &PackOptions) -> Result<()> {
 struct Builder<'a> {
     options: &'a PackOptions,
     threads: usize,
-    /// The key of the page index.
-    hash_key: [u8; 32],
+    hasher: PageHasher,
     index: PageIndex,
+    earlier: Option<&'a Earlier<'a>>,
     progress: &'a Progress,
 }
 
@@ -177,7 +214,7 @@ impl Builder<'_> {
                 })
             };
             let workers = (0..self.threads).map(worker).collect();
-            scan(source.as_mut(), &self.hash_key, workers, self.progress, |_| Ok(()))?;
+            scan(source.as_mut(), &self.hasher, workers, self.progress, |_| Ok(()))?;
             checksums.push(sum.into_inner().map_err(|_| Error::Stopped)?);
         }
         Ok((sets, checksums))
@@ -186,19 +223,22 @@ impl Builder<'_> {
     /// Fills, compresses and writes the chunks.
     fn second_pass(&self, sources: &mut [Box<dyn Source>], checksums: &[u128], layout: &mut Layout, file: &PartialFile) -> Result<Stored> {
         let chunks = layout.chunks();
-        let compression = Compression { codec: self.options.codec, level: self.options.level };
+        let Self { options: PackOptions { codec, level, .. }, earlier, .. } = *self;
+        let compression = Compression { codec: *codec, level: *level, earlier };
+        let spare = Spare::new(self.options.chunk_pages as usize * PAGE_BYTES);
         let (raw_sender, raw) = bounded(self.threads * 2);
         let (stored_sender, stored) = bounded(self.threads * 2);
         let (outcome, written) = thread::scope(|scope| {
-            let writer = scope.spawn(move || compress::write(&stored, file.file(), file.partial_path(), chunks));
+            let spare = &spare;
+            let writer = scope.spawn(move || compress::write(&stored, ChunkFile::new(file), chunks, earlier, spare, self.progress));
             let compressors: Vec<_> = (0..self.threads)
                 .map(|_| {
                     let (raw, stored_sender) = (raw.clone(), stored_sender.clone());
-                    scope.spawn(move || compress::compress(&raw, &stored_sender, compression))
+                    scope.spawn(move || compress::compress(&raw, &stored_sender, compression, spare, self.progress))
                 })
                 .collect();
             drop((raw, stored_sender));
-            let mut filler = ChunkFiller::new(&self.index, layout, raw_sender);
+            let mut filler = ChunkFiller::new(&self.index, layout, raw_sender, spare);
             let bodies = self.fill(sources, checksums, &mut filler);
             drop(filler);
             let compressed = compressors.into_iter().try_for_each(join);
@@ -210,7 +250,7 @@ impl Builder<'_> {
             };
             (outcome, written)
         });
-        let ((records, data_end), bodies) = match (outcome, written) {
+        let (Written { records, data_end }, bodies) = match (outcome, written) {
             (Err(Error::Stopped), Err(error)) => return Err(error),
             (bodies, written) => {
                 let bodies = bodies?;
@@ -228,7 +268,7 @@ impl Builder<'_> {
             let mut sum = 0u128;
             let workers = (0..self.threads).map(|_| -> Box<PerBatch<'_>> { Box::new(|_| Ok(())) }).collect();
             filler.source = source.path().to_owned();
-            scan(source.as_mut(), &self.hash_key, workers, self.progress, |batch| {
+            scan(source.as_mut(), &self.hasher, workers, self.progress, |batch| {
                 sum = sum.wrapping_add(checksum(batch));
                 filler.take(batch, &mut body)
             })?;
@@ -253,8 +293,8 @@ fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ImageKind;
     use crate::source::PageSink;
-    use crate::{ImageKind, PAGE_BYTES};
 
     /// A disk of two pages whose second page is another in every scan from the `changes_at`th on.
     struct Unsteady {
@@ -287,13 +327,17 @@ mod tests {
         }
     }
 
+    fn named(names: &[&str], sources: Vec<Box<dyn Source>>) -> Vec<PreparedImage> {
+        names.iter().zip(sources).map(|(name, source)| PreparedImage { name: (*name).to_owned(), source }).collect()
+    }
+
     /// Packs a steady image of pages 1 and 3, and an unsteady one.
     fn outcome(pages: &[u8], changes_at: u32) -> (Result<Pack>, bool) {
         let directory = tempfile::tempdir().unwrap();
         let source = |pages: &[u8], changes_at| -> Box<dyn Source> { Box::new(Unsteady { scans: 0, changes_at, pages: pages.to_vec() }) };
         let sources = vec![source(&[1, 3], u32::MAX), source(pages, changes_at)];
         let output = directory.path().join("pack");
-        let result = build_from_sources(&["steady", "unsteady"], sources, &output, &PackOptions::default(), &Progress::default());
+        let result = build_prepared(named(&["steady", "unsteady"], sources), &output, &PackOptions::default(), &Progress::default());
         (result, std::fs::read_dir(directory.path()).unwrap().next().is_some())
     }
 
@@ -342,7 +386,8 @@ mod tests {
         }
         let directory = tempfile::tempdir().unwrap();
         let output = directory.path().join("pack");
-        let result = build_from_sources(&["a"], vec![Box::new(Swapping(false))], &output, &PackOptions::default(), &Progress::default());
+        let images = named(&["a"], vec![Box::new(Swapping(false))]);
+        let result = build_prepared(images, &output, &PackOptions::default(), &Progress::default());
         assert!(matches!(result, Err(Error::SourceChanged { .. })));
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crossbeam_channel::Sender;
 
 use super::body::BodyBuilder;
+use super::chunk_buffer::{ChunkBuffer, Spare};
 use super::compress::RawChunk;
 use super::scan::{Batch, Item};
 use crate::dedup::{Layout, PageIndex, PageState};
@@ -18,17 +19,18 @@ pub(super) struct ChunkFiller<'a> {
     /// The source that is being scanned, for messages.
     pub(super) source: PathBuf,
     /// By segment: the chunk that is being filled.
-    open: Vec<Option<Vec<u8>>>,
+    open: Vec<Option<ChunkBuffer>>,
     full: Sender<RawChunk>,
+    spare: &'a Spare,
     /// Chunks that were sent to be compressed.
     sent: u64,
 }
 
 impl<'a> ChunkFiller<'a> {
     /// Full chunks are sent to `full`.
-    pub(super) fn new(index: &'a PageIndex, layout: &'a mut Layout, full: Sender<RawChunk>) -> Self {
-        let open = vec![None; layout.segments().len()];
-        Self { index, layout, source: PathBuf::new(), open, full, sent: 0 }
+    pub(super) fn new(index: &'a PageIndex, layout: &'a mut Layout, full: Sender<RawChunk>, spare: &'a Spare) -> Self {
+        let open = layout.segments().iter().map(|_| None).collect();
+        Self { index, layout, source: PathBuf::new(), open, full, spare, sent: 0 }
     }
 
     /// Whether every page of the first pass has come again.
@@ -80,8 +82,8 @@ impl<'a> ChunkFiller<'a> {
     /// Adds a page to a segment's open chunk, and sends the chunk off when it is full.
     fn append(&mut self, segment: usize, id: ChunkId, page: &[u8]) -> Result<()> {
         let full_bytes = self.layout.pages_of_chunk(segment, id) as usize * PAGE_BYTES;
-        let open = self.open[segment].get_or_insert_with(|| Vec::with_capacity(full_bytes));
-        open.extend_from_slice(page);
+        let open = self.open[segment].get_or_insert_with(|| self.spare.take(full_bytes));
+        open.append(page);
         if open.len() == full_bytes
             && let Some(raw) = self.open[segment].take()
         {

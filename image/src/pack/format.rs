@@ -6,6 +6,7 @@
 //! 4096                    chunk records: stored bytes, zeros up to the next multiple of 4096, in any order of ids
 //! end of chunk records    sections, one directly after the other
 //! after the last section  section directory: 64 bytes per section
+//! after the directory     signature, when the pack is signed
 //! last 64 bytes           trailer
 //! ```
 //!
@@ -42,12 +43,22 @@
 //! | --- | --- | --- |
 //! | 0 | 8 | offset of the directory |
 //! | 8 | 8 | bytes of the directory |
-//! | 16 | 8 | reserved, 0 (later: bytes of a signature between directory and trailer) |
+//! | 16 | 8 | bytes of the signature between directory and trailer: 0 or 112 |
 //! | 24 | 32 | root |
 //! | 56 | 8 | magic `DISCUSND` |
 //!
 //! root = BLAKE3(header, then directory). As the directory holds the hash of every section and the chunk table the hash of every
 //! chunk, the root stands for all content.
+//!
+//! Signature
+//!
+//! | offset | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 8 | magic `DISCUSSG` |
+//! | 8 | 4 | algorithm: 1 Ed25519 (RFC 8032) |
+//! | 12 | 4 | reserved, 0 |
+//! | 16 | 32 | public key |
+//! | 48 | 64 | signature of the trailer's 64 bytes |
 //!
 //! Chunk table: per chunk, in order of ids, 56 bytes
 //!
@@ -57,7 +68,7 @@
 //! | 8 | 4 | stored bytes |
 //! | 12 | 4 | raw bytes, a multiple of 4096 |
 //! | 16 | 4 | segment |
-//! | 20 | 1 | codec: 0 none, 2 zstd |
+//! | 20 | 1 | codec: 0 none, 1 lz4, 2 zstd |
 //! | 21 | 3 | reserved, 0 |
 //! | 24 | 32 | BLAKE3 of the stored bytes |
 //!
@@ -82,12 +93,17 @@
 //! | 18 + n | 8 | zero bytes |
 //! | 26 + n | 8 | hole bytes |
 
+use crate::signature::{PUBLIC_KEY_BYTES, PublicKey, SIGNATURE_BYTES};
 use crate::{Codec, PAGE_BYTES};
 
 /// First bytes of a pack.
 pub const MAGIC: [u8; 8] = *b"DISCUSPK";
 /// Last bytes of a pack.
 pub const END_MAGIC: [u8; 8] = *b"DISCUSND";
+/// First bytes of a signature.
+pub const SIGNATURE_MAGIC: [u8; 8] = *b"DISCUSSG";
+/// The only algorithm of signatures: Ed25519.
+const SIGNATURE_ALGORITHM: u32 = 1;
 /// Version of the format.
 pub const VERSION: u32 = 1;
 /// Bytes of the header, and the unit that chunk records are aligned to: what O_DIRECT asks for on any disk.
@@ -160,6 +176,12 @@ impl Header {
             place.copy_from_slice(&field.to_le_bytes());
         }
         out
+    }
+
+    /// Bytes of the section directory: three tables and a manifest per image.
+    #[must_use]
+    pub fn directory_bytes(&self) -> usize {
+        (3 + self.images as usize) * DIRECTORY_ENTRY_BYTES
     }
 
     /// Reads a header.
@@ -275,6 +297,8 @@ pub struct Trailer {
     pub directory_offset: u64,
     /// Its length.
     pub directory_bytes: u64,
+    /// Bytes of the signature after it: 0 when the pack is not signed.
+    pub signature_bytes: u64,
     /// BLAKE3 over header and directory.
     pub root: [u8; 32],
 }
@@ -286,6 +310,7 @@ impl Trailer {
         let mut out = [0; TRAILER_BYTES];
         out[..8].copy_from_slice(&self.directory_offset.to_le_bytes());
         out[8..16].copy_from_slice(&self.directory_bytes.to_le_bytes());
+        out[16..24].copy_from_slice(&self.signature_bytes.to_le_bytes());
         out[24..56].copy_from_slice(&self.root);
         out[56..].copy_from_slice(&END_MAGIC);
         out
@@ -295,9 +320,46 @@ impl Trailer {
     #[must_use]
     pub fn decode(bytes: &[u8; TRAILER_BYTES]) -> Option<Self> {
         let mut fields = Fields(bytes);
-        let (directory_offset, directory_bytes, reserved) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (directory_offset, directory_bytes, signature_bytes) = (fields.u64()?, fields.u64()?, fields.u64()?);
         let root = fields.array()?;
-        (reserved == 0 && fields.array()? == END_MAGIC).then_some(Self { directory_offset, directory_bytes, root })
+        let signature_in_range = [0, SignatureBlock::BYTES as u64].contains(&signature_bytes);
+        let trailer = Self { directory_offset, directory_bytes, signature_bytes, root };
+        (signature_in_range && fields.array()? == END_MAGIC).then_some(trailer)
+    }
+}
+
+/// A signature as it stands in a pack. Its message is the trailer, which ends with a magic that nothing else has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignatureBlock {
+    /// The key that it says it is by.
+    pub key: PublicKey,
+    /// Ed25519 of the trailer.
+    pub signature: [u8; SIGNATURE_BYTES],
+}
+
+impl SignatureBlock {
+    /// Bytes of the block.
+    pub const BYTES: usize = 16 + PUBLIC_KEY_BYTES + SIGNATURE_BYTES;
+
+    /// The block as stored.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let mut out = [0; Self::BYTES];
+        out[..8].copy_from_slice(&SIGNATURE_MAGIC);
+        out[8..12].copy_from_slice(&SIGNATURE_ALGORITHM.to_le_bytes());
+        out[16..48].copy_from_slice(&self.key.to_bytes());
+        out[48..].copy_from_slice(&self.signature);
+        out
+    }
+
+    /// Reads a block; `None` when it is none. The signature itself is not checked.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let (magic, algorithm, reserved) = (fields.array()?, fields.u32()?, fields.u32()?);
+        let (key, signature) = (PublicKey::from_bytes(&fields.array()?)?, fields.array()?);
+        let valid = magic == SIGNATURE_MAGIC && algorithm == SIGNATURE_ALGORITHM && reserved == 0 && fields.0.is_empty();
+        valid.then_some(Self { key, signature })
     }
 }
 

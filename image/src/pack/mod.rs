@@ -3,15 +3,24 @@
 
 mod body;
 pub mod build;
+mod chunk_buffer;
+mod chunk_file;
 mod compress;
+mod edit;
 mod fill;
 pub mod format;
+mod from_pack;
+mod proof;
 mod read;
 mod records;
 mod scan;
 mod sections;
+mod sign;
 mod verify;
 
-pub use build::{ImageSpec, PackOptions, build, build_from_sources};
+pub use build::{ImageSpec, PackOptions, PreparedImage, build, build_prepared};
+pub use edit::edit;
+pub use proof::Proof;
 pub use read::{ChunkRecord, ImageInfo, Pack, Segment};
+pub use sign::sign;
 pub use verify::VerifyReport;

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::format::{ALIGN_BYTES, DIRECTORY_ENTRY_BYTES, DirectoryEntry, Header, SectionKind, TRAILER_BYTES, Trailer, root};
+use super::format::{ALIGN_BYTES, DirectoryEntry, Header, TRAILER_BYTES, Trailer};
+use super::proof::Proof;
 pub use super::records::{ChunkRecord, ImageInfo, Segment};
 use super::records::{decode_chunks, decode_images, decode_segments};
 use crate::manifest::envelope;
@@ -15,15 +16,12 @@ use crate::{Codec, Error, ImageSet, Manifest, Result};
 pub struct Pack {
     path: PathBuf,
     pub(super) file: File,
-    header: Header,
-    root: [u8; 32],
+    proof: Proof,
     /// Where the chunk records end.
     pub(super) data_end: u64,
     chunks: Vec<ChunkRecord>,
     segments: Vec<Segment>,
     images: Vec<ImageInfo>,
-    /// One per image.
-    manifests: Vec<DirectoryEntry>,
 }
 
 impl Pack {
@@ -32,7 +30,11 @@ impl Pack {
     /// # Errors
     /// Names the part of the pack that is damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("opening", path))?;
+        Self::from_file(File::open(path).map_err(Error::io("opening", path))?, path)
+    }
+
+    /// As [`Pack::open`], from a file that is open already; `path` is for messages.
+    pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
         let metadata = file.metadata().map_err(Error::io("reading the size of", path))?;
         if !metadata.is_file() {
             return Err(Error::pack(path, "file", "it is no regular file"));
@@ -43,21 +45,19 @@ impl Pack {
             return Err(Error::pack(path, "file", format!("{file_bytes} bytes are too few for a pack")));
         }
         let header_bytes: [u8; ALIGN_BYTES] = reader.array(0)?;
+        let trailer_offset = file_bytes - TRAILER_BYTES as u64;
+        let trailer_bytes: [u8; TRAILER_BYTES] = reader.array(trailer_offset)?;
+        // The length of what lies before the trailer is bounded by the header's image count before anything is allocated.
         let header = Header::decode(&header_bytes).map_err(|why| Error::pack(path, "header", why))?;
-        let trailer = Trailer::decode(&reader.array(file_bytes - TRAILER_BYTES as u64)?)
-            .ok_or_else(|| Error::pack(path, "trailer", "it is damaged or cut off: is the pack complete?"))?;
-
-        let expected_bytes = (3 + u64::from(header.images)) * DIRECTORY_ENTRY_BYTES as u64;
-        if trailer.directory_bytes != expected_bytes
-            || trailer.directory_offset.checked_add(expected_bytes) != Some(file_bytes - TRAILER_BYTES as u64)
-        {
+        let end_bytes = Trailer::decode(&trailer_bytes)
+            .map_or(0, |trailer| header.directory_bytes() as u64 + trailer.signature_bytes)
+            .min(trailer_offset - ALIGN_BYTES as u64);
+        let end = reader.bytes(trailer_offset - end_bytes, end_bytes)?;
+        let proof = Proof::from_parts(&header_bytes, &end, &trailer_bytes).map_err(|(part, why)| Error::pack(path, part, why))?;
+        if proof.trailer().directory_offset != trailer_offset - end_bytes {
             return Err(Error::pack(path, "trailer", "the directory is not where it should be"));
         }
-        let directory = reader.bytes(trailer.directory_offset, expected_bytes)?;
-        if root(&header_bytes, &directory) != trailer.root {
-            return Err(Error::pack(path, "header or section directory", "their BLAKE3 is not the root"));
-        }
-        let sections = decode_directory(&directory, trailer.directory_offset).map_err(|why| Error::pack(path, "section directory", why))?;
+        let sections = proof.sections();
         let data_end = sections.first().map_or(0, |first| first.offset);
 
         let table = |index: usize, name: &str| reader.section(&sections[index], name);
@@ -65,8 +65,7 @@ impl Pack {
         let chunks = decode_chunks(&table(0, "chunk table")?, &header, data_end).map_err(named("chunk table"))?;
         let segments = decode_segments(&table(1, "segment table")?, &header, &chunks).map_err(named("segment table"))?;
         let images = decode_images(&table(2, "image table")?, &header, &chunks, &segments).map_err(named("image table"))?;
-        let manifests = sections[3..].to_vec();
-        let pack = Self { path: path.to_owned(), file, header, root: trailer.root, data_end, chunks, segments, images, manifests };
+        let pack = Self { path: path.to_owned(), file, proof, data_end, chunks, segments, images };
         for image in 0..pack.images.len() {
             pack.manifest_section(image)?;
         }
@@ -82,13 +81,32 @@ impl Pack {
     /// BLAKE3 that stands for all content: equal roots, equal packs.
     #[must_use]
     pub fn root(&self) -> [u8; 32] {
-        self.root
+        self.proof.root()
+    }
+
+    /// Header, directory, signature and trailer.
+    #[must_use]
+    pub fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// The proof as [`Proof::decode`] reads it, to be sent with a manifest.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn proof_bytes(&self) -> Result<Vec<u8>> {
+        let reader = Reader { path: &self.path, file: &self.file };
+        let mut bytes = reader.array::<ALIGN_BYTES>(0)?.to_vec();
+        let trailer = self.proof.trailer();
+        let end_bytes = trailer.directory_bytes + trailer.signature_bytes + TRAILER_BYTES as u64;
+        bytes.extend_from_slice(&reader.bytes(trailer.directory_offset, end_bytes)?);
+        Ok(bytes)
     }
 
     /// Pages of a full chunk.
     #[must_use]
     pub fn chunk_pages(&self) -> u32 {
-        self.header.chunk_pages
+        self.proof.header().chunk_pages
     }
 
     /// The chunks, by id.
@@ -138,7 +156,7 @@ impl Pack {
     /// When `image` is not below the number of images.
     pub fn manifest_section(&self, image: usize) -> Result<Vec<u8>> {
         let name = self.manifest_name(image);
-        Reader { path: &self.path, file: &self.file }.section(&self.manifests[image], &name)
+        Reader { path: &self.path, file: &self.file }.section(&self.proof.sections()[3 + image], &name)
     }
 
     /// The manifest of an image.
@@ -156,34 +174,6 @@ impl Pack {
     pub(super) fn manifest_name(&self, image: usize) -> String {
         format!("manifest of {}", self.images[image].name)
     }
-}
-
-/// Checks that the sections are those that must be there, one directly after the other up to the directory.
-fn decode_directory(directory: &[u8], directory_offset: u64) -> Result<Vec<DirectoryEntry>, String> {
-    let mut sections: Vec<DirectoryEntry> = Vec::new();
-    for (index, bytes) in directory.chunks_exact(DIRECTORY_ENTRY_BYTES).enumerate() {
-        let section = DirectoryEntry::decode(bytes).ok_or_else(|| format!("entry {index} is not valid"))?;
-        let (kind, id) = match index {
-            0 => (SectionKind::ChunkTable, 0),
-            1 => (SectionKind::SegmentTable, 0),
-            2 => (SectionKind::ImageTable, 0),
-            _ => (SectionKind::Manifest, index as u32 - 3),
-        };
-        let follows = sections.last().is_none_or(|last| last.offset + last.stored_bytes == section.offset);
-        let ends_in_range = section.offset.checked_add(section.stored_bytes).is_some_and(|end| end <= directory_offset);
-        if (section.kind, section.id) != (kind, id) || !follows || !ends_in_range {
-            return Err(format!("entry {index} is not where or what it should be"));
-        }
-        sections.push(section);
-    }
-    let data_end = sections.first().map_or(0, |first| first.offset);
-    if data_end < ALIGN_BYTES as u64 || !data_end.is_multiple_of(ALIGN_BYTES as u64) {
-        return Err("the sections begin at no multiple of 4096".into());
-    }
-    if sections.last().is_none_or(|last| last.offset + last.stored_bytes != directory_offset) {
-        return Err("the sections do not reach to the directory".into());
-    }
-    Ok(sections)
 }
 
 /// Reads parts of the file.

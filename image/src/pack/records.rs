@@ -105,10 +105,7 @@ fn chunk(bytes: &[u8], header: &Header, data_end: u64) -> Option<ChunkRecord> {
     let codec = Codec::from_byte(codec)?;
     let hash = fields.array()?;
     let raw_in_range = raw_bytes.is_multiple_of(PAGE_BYTES as u32) && (1..=header.chunk_pages).contains(&(raw_bytes / PAGE_BYTES as u32));
-    let stored_in_range = match codec {
-        Codec::None => stored_bytes == raw_bytes,
-        Codec::Zstd => (1..raw_bytes).contains(&stored_bytes),
-    };
+    let stored_in_range = codec.allows(stored_bytes, raw_bytes);
     let place_in_range = offset.is_multiple_of(ALIGN_BYTES as u64)
         && offset >= ALIGN_BYTES as u64
         && offset <= data_end

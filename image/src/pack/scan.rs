@@ -1,6 +1,6 @@
 //! One pass over one source: a thread reads it into batches, others hash their pages, the caller gets the batches in order.
 //!
-//! Memory is a fixed number of batches of 256 KiB: a batch that the caller is done with goes back to the reader, which waits
+//! Memory is a fixed number of batches of 512 KiB: a batch that the caller is done with goes back to the reader, which waits
 //! when there is none. The batch that is next in order is always on its way, so that nobody waits for ever.
 
 use std::collections::BTreeMap;
@@ -8,14 +8,14 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::dedup::PageKey;
+use crate::dedup::{PageHasher, PageKey};
 use crate::manifest::Entry;
 use crate::source::{PageSink, ReadRun, Source};
 use crate::units::pages_of;
-use crate::{Error, PAGE_BYTES, Progress, Result};
+use crate::{Error, PAGE_BYTES, Progress, Result, Step};
 
 /// Pages of a batch.
-const BATCH_PAGES: usize = 64;
+const BATCH_PAGES: usize = 128;
 /// Entries and runs of a batch: small files and holes bring many with few pages.
 const BATCH_ITEMS: usize = 1024;
 
@@ -52,10 +52,10 @@ impl Batch {
         &self.buffer[page * PAGE_BYTES..][..PAGE_BYTES]
     }
 
-    fn hash(&mut self, key: &[u8; 32]) {
+    fn hash(&mut self, hasher: &PageHasher) {
         let pages = self.buffer.chunks_exact(PAGE_BYTES).take(self.pages);
         self.keys.clear();
-        self.keys.extend(pages.map(|page| (!is_zero(page)).then(|| PageKey::of(page, key))));
+        self.keys.extend(pages.map(|page| (!is_zero(page)).then(|| hasher.key_of(page))));
     }
 }
 
@@ -71,7 +71,7 @@ pub(super) type PerBatch<'a> = dyn FnMut(&Batch) -> Result<()> + Send + 'a;
 /// called in this thread for every batch, in order.
 pub(super) fn scan(
     source: &mut dyn Source,
-    hash_key: &[u8; 32],
+    hasher: &PageHasher,
     workers: Vec<Box<PerBatch<'_>>>,
     progress: &Progress,
     mut ordered: impl FnMut(&mut Batch) -> Result<()>,
@@ -95,8 +95,9 @@ pub(super) fn scan(
             .map(|mut work| {
                 let (read, hashed_sender) = (read.clone(), hashed_sender.clone());
                 scope.spawn(move || {
-                    for mut batch in read {
-                        batch.hash(hash_key);
+                    for mut batch in &read {
+                        progress.took(Step::Hash, read.len() > 1);
+                        batch.hash(hasher);
                         work(&batch)?;
                         if hashed_sender.send(batch).is_err() {
                             break;
@@ -108,7 +109,7 @@ pub(super) fn scan(
             .collect();
         drop((read, hashed_sender));
 
-        let in_order = in_order(hashed, &free_sender, &mut ordered);
+        let in_order = in_order(hashed, &free_sender, progress, &mut ordered);
         drop(free_sender);
         // The one that failed knows why; the others have only noticed that somebody is gone.
         let mut outcome = in_order;
@@ -123,10 +124,16 @@ pub(super) fn scan(
 }
 
 /// Hands batches on in order, and back to the reader.
-fn in_order(hashed: Receiver<Batch>, free: &Sender<Batch>, ordered: &mut dyn FnMut(&mut Batch) -> Result<()>) -> Result<()> {
+fn in_order(
+    hashed: Receiver<Batch>,
+    free: &Sender<Batch>,
+    progress: &Progress,
+    ordered: &mut dyn FnMut(&mut Batch) -> Result<()>,
+) -> Result<()> {
     let mut early = BTreeMap::new();
     let mut next = 0;
-    for batch in hashed {
+    for batch in &hashed {
+        progress.took(Step::Fill, hashed.len() > 1);
         early.insert(batch.number, batch);
         while let Some(mut batch) = early.remove(&next) {
             ordered(&mut batch)?;

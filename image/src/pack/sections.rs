@@ -1,15 +1,17 @@
 //! Everything in a pack but the chunks: tables, manifests, directory, trailer and header, written when the chunks are known.
 
 use super::body::ByteCounts;
-use super::format::{DirectoryEntry, Header, SectionKind, Trailer, root};
+use super::format::{DirectoryEntry, Header, SectionKind};
+use super::proof::encode_end;
 use super::records::{ChunkRecord, ImageInfo, Segment, encode_chunks, encode_images, encode_segments};
 use crate::manifest::{self, Body, Extent, Manifest, envelope};
 use crate::partial_file::PartialFile;
+use crate::signature::SecretKey;
 use crate::{ChunkId, Codec, Error, Result};
 
 /// What the sections are made of.
 pub(super) struct Content<'a> {
-    pub(super) names: &'a [&'a str],
+    pub(super) names: &'a [String],
     pub(super) chunk_pages: u32,
     /// For the sections.
     pub(super) codec: Codec,
@@ -17,13 +19,15 @@ pub(super) struct Content<'a> {
     pub(super) records: Vec<ChunkRecord>,
     /// Where the chunk records end.
     pub(super) data_end: u64,
+    /// Signs the pack.
+    pub(super) key: Option<&'a SecretKey>,
     /// By image. Extents name chunks by id.
     pub(super) bodies: Vec<(Body, ByteCounts)>,
 }
 
 /// Writes everything after the chunks, and the header.
 pub(super) fn write(file: &PartialFile, content: Content<'_>) -> Result<()> {
-    let Content { names, chunk_pages, codec, segments, records, data_end, bodies } = content;
+    let Content { names, chunk_pages, codec, segments, records, data_end, key, bodies } = content;
     let header = Header { chunk_pages, chunks: records.len() as u32, segments: segments.len() as u32, images: names.len() as u32 };
     let mut sections = Sections { offset: data_end, bytes: Vec::new(), directory: Vec::new() };
     sections.add(SectionKind::ChunkTable, 0, encode_chunks(&records), codec);
@@ -31,9 +35,9 @@ pub(super) fn write(file: &PartialFile, content: Content<'_>) -> Result<()> {
     let mut infos = Vec::new();
     let mut manifests = Vec::new();
     for (name, (body, counts)) in names.iter().zip(bodies) {
-        let manifest = into_manifest((*name).to_owned(), chunk_pages, &records, body);
+        let manifest = into_manifest(name.clone(), chunk_pages, &records, body);
         infos.push(ImageInfo {
-            name: (*name).to_owned(),
+            name: name.clone(),
             kind: manifest.kind(),
             logical_bytes: counts.used + counts.zero + counts.hole,
             used_bytes: counts.used,
@@ -53,9 +57,7 @@ pub(super) fn write(file: &PartialFile, content: Content<'_>) -> Result<()> {
 
     let header = header.encode();
     let Sections { offset: directory_offset, mut bytes, directory } = sections;
-    let trailer = Trailer { directory_offset, directory_bytes: directory.len() as u64, root: root(&header, &directory) };
-    bytes.extend_from_slice(&directory);
-    bytes.extend_from_slice(&trailer.encode());
+    bytes.extend_from_slice(&encode_end(&header, &directory, directory_offset, key));
     let write = |bytes: &[u8], offset| {
         std::os::unix::fs::FileExt::write_all_at(file.file(), bytes, offset).map_err(Error::io("writing", file.partial_path()))
     };

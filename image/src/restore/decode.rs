@@ -1,8 +1,8 @@
 //! Stored bytes of a chunk to raw bytes. Nothing is decompressed before its hash has been checked.
 
-use crate::decompress::zstd_into;
+use crate::decompress::decompress_into;
 use crate::manifest::ChunkDescriptor;
-use crate::{Codec, Error, Result};
+use crate::{Error, Result};
 
 /// Checks that `stored` is what `chunk` describes.
 ///
@@ -29,16 +29,9 @@ pub fn decode_chunk(chunk: &ChunkDescriptor, stored: &[u8], raw: &mut [u8]) -> R
     if raw.len() != chunk.raw_bytes as usize {
         return wrong(format!("room for {} raw bytes instead of {}", raw.len(), chunk.raw_bytes));
     }
-    match chunk.codec {
-        Codec::None if stored.len() == raw.len() => {
-            raw.copy_from_slice(stored);
-            Ok(())
-        }
-        Codec::None => wrong("stored and raw length differ without compression".into()),
-        Codec::Zstd => match zstd_into(stored, raw) {
-            Ok(length) if length == chunk.raw_bytes as usize => Ok(()),
-            Ok(length) => wrong(format!("it decompresses to {length} bytes instead of {}", chunk.raw_bytes)),
-            Err(error) => wrong(format!("it does not decompress: {error}")),
-        },
+    match decompress_into(chunk.codec, stored, raw) {
+        Ok(length) if length == chunk.raw_bytes as usize => Ok(()),
+        Ok(length) => wrong(format!("it decompresses to {length} bytes instead of {}", chunk.raw_bytes)),
+        Err(error) => wrong(format!("it does not decompress: {error}")),
     }
 }

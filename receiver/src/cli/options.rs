@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser};
+use image::signature::PublicKey;
 use receiver::control::{Fingerprint, ServerAddress};
 use receiver::intake::{IntakeMode, XdpMode};
 
@@ -16,6 +17,7 @@ const EXIT_CODES: &str = "Exit codes:
     6  an input/output error on the target
     7  the sender dismissed this receiver, or serves another pack now
     8  the network could not be set up: interface, groups, filter, AF_XDP
+    9  the pack is not signed by --verify-key, or what the sender sent is not what was signed; nothing was written
   130  interrupted (SIGINT); 143: terminated (SIGTERM)
 After any code but 0 the target does not look whole: a file has the name TARGET.partial or is gone, a device has no first page.
 The same command with --resume goes on from there.";
@@ -39,6 +41,11 @@ pub(crate) struct Options {
     /// Take whoever answers for the sender. Whoever can answer can then decide what this machine runs.
     #[arg(long)]
     pub(crate) trust_any_server: bool,
+
+    /// The public key that must have signed the pack: its file, or the key itself (the middle line of that file). Then even the
+    /// sender can make this machine run nothing else. It is checked before anything is written.
+    #[arg(long, value_name = "KEY|FILE", value_parser = parse_key)]
+    pub(crate) verify_key: Option<PublicKey>,
 
     /// The interface on which the multicast arrives.
     #[arg(long, value_name = "IF")]
@@ -107,6 +114,10 @@ fn parse_memory_bytes(text: &str) -> Result<usize, String> {
     number.checked_mul(1 << shift).filter(|bytes| *bytes <= 1 << 40).ok_or_else(|| "more than 1 TiB is a mistake".to_owned())
 }
 
+fn parse_key(text: &str) -> Result<PublicKey, String> {
+    PublicKey::from_argument(text).map_err(|error| error.to_string())
+}
+
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| "give a number of seconds".to_owned())
 }
@@ -164,6 +175,13 @@ mod tests {
         for text in ["", "M", "-1", "1T", "99999999999999999999", "9999999G"] {
             assert!(parse_memory_bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_may_be_given_as_text() {
+        let key = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+        assert_eq!(parse(&["--trust-any-server", "--verify-key", key]).unwrap().verify_key.unwrap().to_string(), key);
+        assert!(parse(&["--trust-any-server", "--verify-key", "/nowhere/fleet.pub"]).is_err());
     }
 
     #[test]

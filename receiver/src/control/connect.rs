@@ -33,6 +33,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(4);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A manifest section is compressed; one of 1 TB of 4 KiB pages in no order at all would have a few bytes each.
 const MANIFEST_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Header, directory of 4096 images, signature and trailer have 267 KB.
+const PROOF_BYTES_MAX: u64 = 512 * 1024;
 const STREAMS_MAX: usize = 1024;
 
 /// Why an attempt failed.
@@ -53,9 +55,10 @@ impl From<ControlError> for AttemptError {
 pub(super) struct Connection {
     pub(super) client: ProvisionClient<Channel>,
     pub(super) receiver_id: u64,
-    /// Without its manifest until [`Connection::fetch_manifest`].
+    /// Without its manifest and proof until [`Connection::fetch_manifest`].
     pub(super) enrolled: Enrolled,
     manifest_bytes: u64,
+    proof_bytes: u64,
 }
 
 /// Makes connections to one sender for one image.
@@ -103,33 +106,38 @@ impl Connector {
             Ok(Err(status)) => return Err(self.refusal(&status)),
             Err(_) => return Err(AttemptError::Passing("it does not answer".to_owned())),
         };
-        let (receiver_id, manifest_bytes) = (reply.receiver_id, reply.manifest_bytes);
+        let (receiver_id, manifest_bytes, proof_bytes) = (reply.receiver_id, reply.manifest_bytes, reply.proof_bytes);
         let enrolled = checked_reply(&reply, fingerprint).map_err(|reason| self.unusable(reason))?;
-        Ok(Connection { client, receiver_id, enrolled, manifest_bytes })
+        Ok(Connection { client, receiver_id, enrolled, manifest_bytes, proof_bytes })
     }
 
-    /// Fetches the manifest of the enrolled image.
-    pub(super) async fn fetch_manifest(&self, connection: &mut Connection) -> Result<Vec<u8>, AttemptError> {
+    /// Fetches the manifest of the enrolled image, and the proof that it is signed if there is one, into `connection.enrolled`.
+    pub(super) async fn fetch_manifest(&self, connection: &mut Connection) -> Result<(), AttemptError> {
         let too_slow = |_| AttemptError::Passing("it does not send the manifest".to_owned());
         let request = v1::ManifestRequest { receiver_id: connection.receiver_id };
         let answer = timeout(ANSWER_TIMEOUT, connection.client.fetch_manifest(request)).await.map_err(too_slow)?;
         let mut parts = answer.map_err(|status| self.refusal(&status))?.into_inner();
-        let mut manifest = Vec::new();
+        let (mut manifest, mut proof) = (Vec::new(), Vec::new());
         loop {
             match timeout(ANSWER_TIMEOUT, parts.message()).await.map_err(too_slow)? {
-                Ok(Some(part)) => manifest.extend_from_slice(&part.data),
+                Ok(Some(part)) => {
+                    manifest.extend_from_slice(&part.data);
+                    proof.extend_from_slice(&part.proof);
+                }
                 Ok(None) => break,
                 Err(status) => return Err(self.refusal(&status)),
             }
-            if manifest.len() as u64 > connection.manifest_bytes {
+            if manifest.len() as u64 > connection.manifest_bytes || proof.len() as u64 > connection.proof_bytes {
                 break;
             }
         }
-        if manifest.len() as u64 != connection.manifest_bytes {
-            let reason = format!("a manifest of {} bytes, announced were {}", manifest.len(), connection.manifest_bytes);
-            return Err(self.unusable(reason));
+        for (what, bytes, announced) in [("manifest", &manifest, connection.manifest_bytes), ("proof", &proof, connection.proof_bytes)] {
+            if bytes.len() as u64 != announced {
+                return Err(self.unusable(format!("a {what} of {} bytes, announced were {announced}", bytes.len())));
+            }
         }
-        Ok(manifest)
+        (connection.enrolled.manifest, connection.enrolled.proof) = (manifest, proof);
+        Ok(())
     }
 
     async fn tcp(&self) -> Result<TcpStream, String> {
@@ -217,6 +225,9 @@ fn checked_reply(reply: &v1::EnrolReply, fingerprint: Fingerprint) -> Result<Enr
     if reply.manifest_bytes > MANIFEST_BYTES_MAX {
         return Err(format!("a manifest of {} bytes", reply.manifest_bytes));
     }
+    if reply.proof_bytes > PROOF_BYTES_MAX {
+        return Err(format!("a proof of {} bytes", reply.proof_bytes));
+    }
     let pack_root = reply.pack_root.as_slice().try_into().map_err(|_| format!("a pack root of {} bytes", reply.pack_root.len()))?;
     let symbol_bytes = u16::try_from(reply.symbol_bytes).map_err(|_| format!("symbols of {} bytes", reply.symbol_bytes))?;
     let parameters = SessionParameters {
@@ -235,6 +246,7 @@ fn checked_reply(reply: &v1::EnrolReply, fingerprint: Fingerprint) -> Result<Enr
         parameters,
         pack_root,
         manifest: Vec::new(),
+        proof: Vec::new(),
         streams,
         report_interval_us: reply.report_interval_us,
         server_fingerprint: fingerprint,
@@ -269,6 +281,7 @@ mod tests {
             erasure_code: v1::ErasureCode::CauchyGf256.into(),
             streams: vec![v1::Stream { stream: 0, group: "239.192.68.1:4700".to_owned(), source: "10.0.0.1".to_owned() }],
             report_interval_us: 10_000,
+            proof_bytes: 0,
         }
     }
 
@@ -281,6 +294,7 @@ mod tests {
             v1::EnrolReply { protocol_version: 2, ..reply() },
             v1::EnrolReply { erasure_code: 0, ..reply() },
             v1::EnrolReply { manifest_bytes: u64::MAX, ..reply() },
+            v1::EnrolReply { proof_bytes: u64::MAX, ..reply() },
             v1::EnrolReply { pack_root: vec![0; 31], ..reply() },
             v1::EnrolReply { symbol_bytes: 0, ..reply() },
             v1::EnrolReply { symbol_bytes: 65_536 + 1408, ..reply() },

@@ -126,7 +126,7 @@ impl Worker {
         loop {
             let attempt = async {
                 let mut connection = self.connector.connect().await?;
-                connection.enrolled.manifest = self.connector.fetch_manifest(&mut connection).await?;
+                self.connector.fetch_manifest(&mut connection).await?;
                 Ok(connection)
             };
             match attempt.await {

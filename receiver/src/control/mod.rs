@@ -49,6 +49,8 @@ pub struct Enrolled {
     pub pack_root: [u8; 32],
     /// The manifest section of the image, as it stands in the pack.
     pub manifest: Vec<u8>,
+    /// What proves that the pack is signed, see [`crate::trust`]; empty when it is not.
+    pub proof: Vec<u8>,
     /// The multicast streams.
     pub streams: Vec<StreamInfo>,
     /// Least time between two reports, to begin with.

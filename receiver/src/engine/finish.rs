@@ -84,7 +84,7 @@ impl Checker {
         let (checked, raw_buffer) = match descriptor.codec {
             // Page-aligned and contiguous already: written from where it was assembled.
             Codec::None => (check_plain(descriptor, &buffer[..stored_bytes]), buffer),
-            Codec::Zstd => {
+            Codec::Lz4 | Codec::Zstd => {
                 let mut raw = take_raw(&self.raw_pool)?;
                 let decoded = decode_chunk(descriptor, &buffer[..stored_bytes], &mut raw[..descriptor.raw_bytes as usize]);
                 (decoded, raw)

@@ -8,10 +8,12 @@ Exit codes:
   0  success
   1  another failure
   2  wrong usage, or a parameter out of range
-  3  an input cannot be used: missing image, source of an unknown kind, source that changed meanwhile
+  3  an input cannot be used: missing image, source of an unknown kind, source that changed
+     meanwhile, file that holds no key
   4  a pack, manifest or chunk is damaged
   5  the target is refused: in use, too small, exists already
-  6  the system failed a read, a write or another call";
+  6  the system failed a read, a write or another call
+  9  a pack is not signed by the key that was given";
 
 /// The exit code for an error.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
@@ -23,5 +25,6 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
         Some(ErrorClass::Corrupt) => 4,
         Some(ErrorClass::Refused) => 5,
         Some(ErrorClass::Io) => 6,
+        Some(ErrorClass::Untrusted) => 9,
     }
 }

@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use image::{Codec, Pack};
+use image::manifest::Content;
+use image::{Codec, Manifest, Pack};
 use indicatif::BinaryBytes;
 use serde::Serialize;
 
@@ -12,10 +13,22 @@ use serde::Serialize;
 pub(crate) struct PackReport {
     path: String,
     root: String,
+    /// The public key of the signature; whether to trust it is another question.
+    signed_by: Option<String>,
     chunk_pages: u32,
     images: Vec<ImageReport>,
     segments: Vec<SegmentReport>,
     total: Totals,
+    /// What was remarked about the sources while packing; not known of a pack that exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    notes: Option<Vec<Note>>,
+}
+
+/// A remark about the source of an image.
+#[derive(Serialize)]
+pub(crate) struct Note {
+    pub(crate) image: String,
+    pub(crate) note: String,
 }
 
 #[derive(Serialize)]
@@ -30,6 +43,11 @@ struct ImageReport {
     unique_bytes: u64,
     stored_bytes: u64,
     chunks: u32,
+    /// Runs at the target that are written in one piece.
+    data_extents: usize,
+    /// Of these, how many there are in a GiB of data: 2048 would be 512 KiB each.
+    data_extents_per_gib: f64,
+    /// All extents, zeros and holes too.
     extents: usize,
     manifest_bytes: usize,
 }
@@ -54,6 +72,11 @@ struct Totals {
     compressed_chunks: usize,
     /// Chunks that are not full: the last one of each segment.
     short_chunks: usize,
+    /// Chunks less than half full.
+    half_empty_chunks: usize,
+    /// Their share of all chunks.
+    half_empty_share: f64,
+    data_extents_per_gib: f64,
     /// What goes over the wire when every image is sent once, together.
     combined_bytes: u64,
     /// The same, each image on its own.
@@ -63,6 +86,8 @@ struct Totals {
 impl PackReport {
     pub(crate) fn of(pack: &Pack) -> image::Result<Self> {
         let images = pack.images().iter().enumerate().map(|(index, info)| {
+            let manifest = pack.manifest(index)?;
+            let data_extents = data_extents(&manifest);
             Ok(ImageReport {
                 name: info.name.clone(),
                 kind: info.kind.name(),
@@ -73,7 +98,9 @@ impl PackReport {
                 unique_bytes: info.unique_bytes,
                 stored_bytes: info.stored_bytes,
                 chunks: info.chunks,
-                extents: pack.manifest(index)?.extents().len(),
+                data_extents,
+                data_extents_per_gib: per_gib(data_extents, info.used_bytes),
+                extents: manifest.extents().len(),
                 manifest_bytes: pack.manifest_section(index)?.len(),
             })
         });
@@ -90,6 +117,8 @@ impl PackReport {
         });
         let segments: Vec<SegmentReport> = segments.collect();
         let full_bytes = pack.chunk_pages() as usize * image::PAGE_BYTES;
+        let raw_below = |bytes: usize| pack.chunks().iter().filter(|chunk| (chunk.raw_bytes as usize) < bytes).count();
+        let half_empty_chunks = raw_below(full_bytes.div_ceil(2));
         let stored_bytes = segments.iter().map(|segment| segment.stored_bytes).sum();
         let total = Totals {
             logical_bytes: images.iter().map(|image| image.logical_bytes).sum(),
@@ -99,7 +128,13 @@ impl PackReport {
             file_bytes: std::fs::metadata(pack.path()).map_or(0, |metadata| metadata.len()),
             chunks: pack.chunks().len(),
             compressed_chunks: pack.chunks().iter().filter(|chunk| chunk.codec != Codec::None).count(),
-            short_chunks: pack.chunks().iter().filter(|chunk| (chunk.raw_bytes as usize) < full_bytes).count(),
+            short_chunks: raw_below(full_bytes),
+            half_empty_chunks,
+            half_empty_share: half_empty_chunks as f64 / pack.chunks().len().max(1) as f64,
+            data_extents_per_gib: per_gib(
+                images.iter().map(|image: &ImageReport| image.data_extents).sum(),
+                images.iter().map(|image| image.used_bytes).sum(),
+            ),
             combined_bytes: stored_bytes,
             separate_bytes: images.iter().map(|image| image.stored_bytes).sum(),
         };
@@ -108,7 +143,22 @@ impl PackReport {
             let _ = write!(hex, "{byte:02x}");
             hex
         });
-        Ok(Self { path: pack.path().display().to_string(), root, chunk_pages: pack.chunk_pages(), images, segments, total })
+        let signed_by = pack.proof().signed_by().map(|key| key.to_string());
+        Ok(Self {
+            path: pack.path().display().to_string(),
+            root,
+            signed_by,
+            chunk_pages: pack.chunk_pages(),
+            images,
+            segments,
+            total,
+            notes: None,
+        })
+    }
+
+    /// The same with remarks about the sources.
+    pub(crate) fn with_notes(self, notes: Vec<Note>) -> Self {
+        Self { notes: Some(notes), ..self }
     }
 
     pub(crate) fn print(&self, json: bool) -> anyhow::Result<()> {
@@ -122,18 +172,18 @@ impl PackReport {
 
     fn tables(&self) -> String {
         let size = |bytes: u64| BinaryBytes(bytes).to_string();
-        let mut images = vec![row(["IMAGE", "KIND", "LOGICAL", "USED", "UNIQUE", "STORED", "CHUNKS", "EXTENTS"])];
+        let mut images = vec![row(["IMAGE", "KIND", "LOGICAL", "USED", "UNIQUE", "STORED", "CHUNKS", "EXTENTS", "PER GIB"])];
         images.extend(self.images.iter().map(|image| {
             let sizes = [image.logical_bytes, image.used_bytes, image.unique_bytes, image.stored_bytes].map(size);
             let mut cells = vec![image.name.clone(), image.kind.to_owned()];
             cells.extend(sizes);
-            cells.extend([image.chunks.to_string(), image.extents.to_string()]);
+            cells.extend([image.chunks.to_string(), image.data_extents.to_string(), format!("{:.0}", image.data_extents_per_gib)]);
             cells
         }));
         let total = &self.total;
         let mut cells = vec!["all".to_owned(), String::new()];
         cells.extend([total.logical_bytes, total.used_bytes, total.unique_bytes, total.stored_bytes].map(size));
-        cells.extend([total.chunks.to_string(), String::new()]);
+        cells.extend([total.chunks.to_string(), String::new(), format!("{:.0}", total.data_extents_per_gib)]);
         images.push(cells);
 
         let mut segments = vec![row(["SEGMENT", "CHUNKS", "UNIQUE", "STORED", "WANTED BY"])];
@@ -149,14 +199,28 @@ impl PackReport {
         let percent = 100.0 * saved_bytes as f64 / total.separate_bytes.max(1) as f64;
         let [combined, separate, saved] = [total.combined_bytes, total.separate_bytes, saved_bytes].map(size);
         format!(
-            "{} ({}, root {})\n\n{}\n{}\none combined pass sends {combined}; separate transfers send {separate}; {saved} saved ({percent:.1} %)\n",
+            "{} ({}, root {}, {})\n\n{}\n{}\none combined pass sends {combined}; separate transfers send {separate}; {saved} saved ({percent:.1} %)\n\
+             {} of {} chunks are less than half full ({:.1} %)\n",
             self.path,
             size(total.file_bytes),
             self.root,
+            self.signed_by.as_ref().map_or_else(|| "not signed".to_owned(), |key| format!("signed by {key}")),
             table(&images, 2),
             table(&segments, 1),
+            total.half_empty_chunks,
+            total.chunks,
+            100.0 * total.half_empty_share,
         )
     }
+}
+
+/// Extents that are data; those that lie one after the other at the target and in different chunks are one write after the other.
+fn data_extents(manifest: &Manifest) -> usize {
+    manifest.extents().iter().filter(|extent| matches!(extent.content, Content::Data { .. })).count()
+}
+
+fn per_gib(extents: usize, bytes: u64) -> f64 {
+    extents as f64 / (bytes.max(1) as f64 / f64::from(1 << 30))
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {

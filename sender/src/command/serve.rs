@@ -150,6 +150,9 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         pack.chunks().len()
     ));
 
+    if let Some(key) = pack.proof().signed_by() {
+        display.line(&format!("signed    by {key}"));
+    }
     let interface = Interface::find(&args.interface)?;
     let mtu_bytes = mtu(args.mtu, &interface)?;
     let chunk_bytes_max = pack.chunk_pages() * image::PAGE_BYTES as u32;
@@ -181,6 +184,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let info = SessionInfo {
         parameters,
         pack_root: pack.root(),
+        proof: if pack.proof().signed_by().is_some() { pack.proof_bytes()? } else { Vec::new() },
         images: images(&pack)?,
         streams: vec![StreamInfo { id: StreamId(0), group: args.group, source: source.ip() }],
         report_interval_us: REPORT_INTERVAL_US,

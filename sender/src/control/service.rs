@@ -68,12 +68,14 @@ impl Provision for Service {
         let connection = connection_of(&request)?;
         let (_, image) = enrolled(&connection, Some(ReceiverId(request.into_inner().receiver_id)))?;
         let shared = self.shared.clone();
-        let bytes = shared.info.images[image].manifest.len();
-        let parts = (0..bytes).step_by(MANIFEST_PART_BYTES).map(move |start| {
-            let end = bytes.min(start + MANIFEST_PART_BYTES);
-            Ok(v1::ManifestPart { data: shared.info.images[image].manifest[start..end].to_vec() })
-        });
-        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
+        let bytes = (shared.info.images[image].manifest.len(), shared.info.proof.len());
+        let starts = |bytes| (0..bytes).step_by(MANIFEST_PART_BYTES);
+        let part = |bytes: &[u8], start| bytes[start..bytes.len().min(start + MANIFEST_PART_BYTES)].to_vec();
+        let of_proof = shared.clone();
+        let manifest =
+            starts(bytes.0).map(move |at| v1::ManifestPart { data: part(&shared.info.images[image].manifest, at), proof: Vec::new() });
+        let proof = starts(bytes.1).map(move |at| v1::ManifestPart { data: Vec::new(), proof: part(&of_proof.info.proof, at) });
+        Ok(Response::new(Box::pin(tokio_stream::iter(manifest.chain(proof).map(Ok)))))
     }
 
     type AttendStream = ReceiverStream<Result<v1::SenderMessage, Status>>;

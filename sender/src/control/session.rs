@@ -13,6 +13,8 @@ pub struct SessionInfo {
     pub parameters: SessionParameters,
     /// BLAKE3 root of the pack.
     pub pack_root: [u8; 32],
+    /// What proves that the pack is signed, as `image::Pack::proof_bytes` gives it; empty when it is not.
+    pub proof: Vec<u8>,
     /// The images; events name one by its index here.
     pub images: Vec<ImageInfo>,
     /// The multicast streams.
@@ -63,6 +65,7 @@ impl SessionInfo {
             erasure_code: v1::ErasureCode::CauchyGf256.into(),
             streams: self.streams.iter().map(stream).collect(),
             report_interval_us,
+            proof_bytes: self.proof.len() as u64,
         }
     }
 
@@ -175,6 +178,7 @@ mod tests {
         SessionInfo {
             parameters: SessionParameters { session: SessionId(1), symbol_bytes: 1408, chunk_count: 10, chunk_bytes_max: 256 * 1024 },
             pack_root: [0; 32],
+            proof: Vec::new(),
             images: Vec::new(),
             streams: vec![StreamInfo {
                 id: StreamId(3),

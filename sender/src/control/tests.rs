@@ -36,6 +36,7 @@ fn session() -> SessionInfo {
     SessionInfo {
         parameters: SessionParameters { session: SessionId(1), symbol_bytes: 1408, chunk_count: CHUNK_COUNT, chunk_bytes_max: 256 * 1024 },
         pack_root: [1; 32],
+        proof: Vec::new(),
         images: vec![image("web", range(0, 600)), image("db", range(400, 600))],
         streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
         report_interval_us: 10_000,
