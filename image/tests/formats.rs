@@ -15,6 +15,7 @@ use image::Error;
 use image::pack::PackOptions;
 use image::source::{Format, SourceOptions, open};
 use loop_device::{LoopDevice, Mount};
+use proptest::prelude::*;
 
 /// Runs a program that must succeed.
 fn run(directory: &Path, program: &str, arguments: &[&str]) {
@@ -148,6 +149,23 @@ fn a_backing_file_elsewhere_is_read_only_when_allowed() {
 }
 
 #[test]
+fn filesystems_in_qcow2_are_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::create_dir(path("files")).unwrap();
+    write_image(&path("files/kept"), &(0..200).map(Page::Random).collect::<Vec<_>>(), 0);
+    write_image(&path("files/gone"), &(1000..1500).map(Page::Random).collect::<Vec<_>>(), 0);
+    run(directory.path(), "mkfs.ext4", &["-q", "-d", "files", "raw", "32M"]);
+    run(directory.path(), "debugfs", &["-w", "-R", "rm gone", "raw"]);
+    run(directory.path(), "qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "-c", "raw", "image.qcow2"]);
+    run(directory.path(), "sh", &["-c", "zstd -q < raw > image.zst"]);
+    let used = |name: &str| pack(&[("a", &path(name))], &path("p"), PackOptions::default()).unwrap().images()[0].used_bytes;
+    let (raw, qcow2, streamed) = (used("raw"), used("image.qcow2"), used("image.zst"));
+    assert_eq!(raw, qcow2);
+    assert!(streamed >= raw + 500 * 4096, "{streamed} without random access, {raw} with");
+}
+
+#[test]
 fn what_qcow2_asks_for_beyond_that_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let image = directory.path().join("image");
@@ -249,9 +267,40 @@ fn a_device_that_is_mounted_writable_is_refused() {
     run(directory.path(), "mkfs.ext4", &["-q", path]);
     let mounted = Mount::new(&["-o", "rw", path], &directory.path().join("mnt"));
     let error = error_of(&device.path, SourceOptions::default());
-    assert!(error.contains("it is mounted at") && error.contains("--force"), "{error}");
+    assert!(error.contains("it is mounted at") && error.contains("--force-source"), "{error}");
     assert!(open(&device.path, SourceOptions { force: true, ..SourceOptions::default() }).is_ok());
     drop(mounted);
     let _mounted = Mount::new(&["-o", "ro", path], &directory.path().join("mnt"));
     assert!(open(&device.path, SourceOptions::default()).is_ok());
+}
+
+/// A small image with data, zeros and compressed clusters.
+fn small_qcow2(directory: &Path, options: &str) -> Vec<u8> {
+    write_image(&directory.join("small"), &(0..40).map(Page::Random).collect::<Vec<_>>(), 0);
+    let kind = ["convert", "-f", "raw", "-O", "qcow2", "-c", "-o", options, "small", "small.qcow2"];
+    run(directory, "qemu-img", &kind);
+    run(directory, "qemu-io", &["-c", "write -P 9 64k 20k", "-c", "write -z 32k 16k", "small.qcow2"]);
+    fs::read(directory.join("small.qcow2")).unwrap()
+}
+
+#[test]
+fn broken_qcow2_images_are_answered() {
+    let directory = common::memory_directory();
+    let images =
+        ["cluster_size=512,compression_type=zstd", "cluster_size=16k,extended_l2=on"].map(|options| small_qcow2(directory.path(), options));
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), 0usize..8, any::<u8>()), 1..6);
+    proptest!(ProptestConfig::with_cases(200), |(changes in changes, image in 0usize..2, cut in prop::option::of(any::<prop::sample::Index>()))| {
+        let mut bytes = images[image].clone();
+        // Words of 8 bytes: where there is metadata, one number.
+        let words: Vec<usize> = bytes.chunks_exact(8).enumerate().filter(|(_, word)| word.iter().any(|&byte| byte != 0)).map(|(at, _)| at * 8).collect();
+        for (word, byte, value) in changes {
+            // Half of them in the header, which is small.
+            let at = if byte % 2 == 0 { words[word.index(words.len())] + byte } else { word.index(112) };
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        image::fuzz::qcow2(&bytes);
+    });
 }

@@ -159,7 +159,7 @@ fn is_oci_layout(directory: &Path) -> bool {
 fn refuse_if_written(path: &Path, metadata: &Metadata, options: SourceOptions) -> Result<()> {
     match in_use::writer(metadata.rdev()) {
         Some(why) if !options.force => {
-            let advice = "unmount it, mount it read-only or pack a snapshot; with --force it is packed as it is";
+            let advice = "unmount it, mount it read-only or pack a snapshot; with --force-source it is packed as it is";
             Err(refused(path, format!("{why}: {advice}")))
         }
         _ => Ok(()),

@@ -1,6 +1,6 @@
 //! A directory tree as the source of a tree image: every kind of file, with owner, mode, times and extended attributes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{OFlags, lgetxattr, llistxattr, major, minor};
+use rustix::fs::{OFlags, lgetxattr, llistxattr, major, minor, syncfs};
 use rustix::io::Errno;
 
 use super::{PageSink, Source, file_runs};
@@ -38,7 +38,7 @@ impl Source for TreeSource {
     }
 
     fn scan(&mut self, sink: &mut dyn PageSink) -> Result<()> {
-        Walk { root: &self.root, sink, entries: 0, linked: HashMap::new() }.run()
+        Walk { root: &self.root, sink, entries: 0, linked: HashMap::new(), flushed: HashSet::new() }.run()
     }
 
     fn estimated_bytes(&self) -> u64 {
@@ -66,6 +66,8 @@ struct Walk<'a> {
     entries: u32,
     /// Device and inode of files with several names → the entry of the first.
     linked: HashMap<(u64, u64), u32>,
+    /// Device numbers of the filesystems that have been flushed.
+    flushed: HashSet<u64>,
 }
 
 /// A directory whose children are being visited.
@@ -80,6 +82,7 @@ impl Walk<'_> {
     /// Depth first, with a stack of its own so that depth costs memory and not stack.
     fn run(mut self) -> Result<()> {
         let metadata = fs::metadata(self.root).map_err(Error::io("reading", self.root))?;
+        self.flush(self.root, &metadata);
         let root = self.describe(self.root, OsStr::new(""), 0, &metadata, EntryKind::Directory)?;
         self.hand_over(root)?;
         let mut stack = vec![open_directory(self.root.to_owned(), 0)?];
@@ -98,6 +101,16 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Has the filesystem that a directory is on written back. What is not yet may be data now and a hole once it is allocated (ext4's delayed
+    /// allocation): the two passes would see different runs. A refusal is harmless, the second pass notices any change.
+    fn flush(&mut self, path: &Path, metadata: &Metadata) {
+        if self.flushed.insert(metadata.dev())
+            && let Ok(directory) = File::open(path)
+        {
+            let _ = syncfs(&directory);
+        }
     }
 
     /// Hands over one entry and its data. Returns its index when it is a directory, whose children come next.
@@ -133,6 +146,9 @@ impl Walk<'_> {
             return self.file(path, name, parent, &metadata).map(|()| None);
         };
         let is_directory = kind == EntryKind::Directory;
+        if is_directory {
+            self.flush(path, &metadata);
+        }
         let index = self.entries;
         let entry = self.describe(path, name, parent, &metadata, kind)?;
         self.hand_over(entry)?;

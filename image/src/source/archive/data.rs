@@ -83,8 +83,12 @@ pub(super) struct DataFile {
 }
 
 impl DataFile {
-    /// All of the file at `path`.
+    /// All of the regular file at `path`.
     pub(super) fn open(path: &Path) -> Result<Self> {
+        // Opening a fifo would wait for ever.
+        if !std::fs::metadata(path).map_err(Error::io("opening", path))?.is_file() {
+            return Err(Error::Source { path: path.to_owned(), why: "it is no regular file".into() });
+        }
         let file = File::open(path).map_err(Error::io("opening", path))?;
         let bytes = file.metadata().map_err(Error::io("reading", path))?.len();
         Ok(Self { path: path.to_owned(), file, range: 0..bytes })

@@ -10,8 +10,8 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
     }
 
     /// Adds the records of a header: `LENGTH KEY=VALUE\n`, the length being that of the whole.

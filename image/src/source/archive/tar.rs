@@ -12,6 +12,8 @@ use crate::manifest::SIZE_BYTES_MAX;
 pub(super) const BLOCK_BYTES: u64 = 512;
 /// Bytes of a pax header or a GNU long name: room for every extended attribute of a file, in base64.
 const EXTENSION_BYTES_MAX: u64 = 4 << 20;
+/// Records of global headers: each member pays for them. git writes one.
+const GLOBAL_RECORDS_MAX: usize = 100;
 /// Read at a time; headers of small files lie close together.
 const WINDOW_BYTES: usize = 64 << 10;
 
@@ -155,13 +157,18 @@ pub(super) fn read(archive: &dyn ReadAt, file: usize, take: &mut dyn FnMut(Membe
             match kind {
                 b'L' => long_name = Some(until_nul(bytes)),
                 b'K' => long_link = Some(until_nul(bytes)),
-                b'g' => global.merge(&bytes)?,
+                b'g' => {
+                    global.merge(&bytes)?;
+                    if global.len() > GLOBAL_RECORDS_MAX {
+                        return Err("it has more than 100 global records".into());
+                    }
+                }
                 _ => local.merge(&bytes)?,
             }
             at = after(data_at, own_size)?;
             continue;
         }
-        let had_pax = !local.is_empty();
+        let had_pax = local.len() > 0;
         let records = global.with(std::mem::take(&mut local));
         let stored_bytes = match records.get(b"size") {
             Some(size) => pax::decimal(size).ok_or("a member's size is out of range")?,
@@ -177,8 +184,8 @@ pub(super) fn read(archive: &dyn ReadAt, file: usize, take: &mut dyn FnMut(Membe
         let mut data_bytes = 0;
         let mut data_start = data_at;
         let kind = match kind {
-            // A directory in the archives of before 1988.
-            0 if path.ends_with(b"/") => MemberKind::Directory,
+            // A directory in the archives of before 1988, and of some later programs.
+            0 | b'0' if path.ends_with(b"/") => MemberKind::Directory,
             // 7: files that should lie in one piece.
             0 | b'0' | b'7' | b'S' => {
                 data_bytes = stored_bytes;
