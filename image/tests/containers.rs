@@ -117,7 +117,8 @@ fn layers_are_applied_with_their_whiteouts() {
     let layout = Layout::new(directory.path().join("layout"));
     let other = layout.image(&[Tar::default().file("wrong", b"x").bytes()]);
     let image = layout.image(&layers(directory.path()));
-    let statement = format!(r#"{{{other}, {}, "annotations": {{"vnd.docker.reference.type": "attestation-manifest"}}}}"#, platform("unknown"));
+    let statement =
+        format!(r#"{{{other}, {}, "annotations": {{"vnd.docker.reference.type": "attestation-manifest"}}}}"#, platform("unknown"));
     let inner = format!(r#"{{"manifests": [{{{other}, {}}}, {{{image}, {}}}, {statement}]}}"#, platform("riscv64"), here());
     layout.index(&[format!("{{{}}}", layout.blob("index.v1+json", inner.as_bytes()))]);
     let expected = EXPECTED;
@@ -182,7 +183,8 @@ fn what_docker_save_wrote_is_read() {
     fs::write(saved.join("2/layer.tar"), &two).unwrap();
     // Equal layers are links to one of them.
     std::os::unix::fs::symlink("../1/layer.tar", saved.join("2/again.tar")).unwrap();
-    let config = format!(r#"{{"rootfs": {{"type": "layers", "diff_ids": ["sha256:{0}", "sha256:{1}", "sha256:{0}"]}}}}"#, hex(&one), hex(&two));
+    let config =
+        format!(r#"{{"rootfs": {{"type": "layers", "diff_ids": ["sha256:{0}", "sha256:{1}", "sha256:{0}"]}}}}"#, hex(&one), hex(&two));
     fs::write(saved.join("config.json"), config).unwrap();
     let manifest = |layers| format!(r#"[{{"Config": "config.json", "RepoTags": ["a:1"], "Layers": [{layers}]}}]"#);
     fs::write(saved.join("manifest.json"), manifest(r#""1/layer.tar", "2/layer.tar", "2/again.tar""#)).unwrap();

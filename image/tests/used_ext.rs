@@ -250,3 +250,45 @@ fn of_swap_space_the_header_is_kept() {
     packed.assert_note(&["disk (swap): packed whole", "hibernated"]);
     common::assert_same_bytes(&image, &packed.restored);
 }
+
+#[test]
+fn hostile_filesystems_do_no_harm() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.img");
+    let made = |program: &str, options: &[&str], kibibytes: u64| {
+        sparse(&image, kibibytes << 10);
+        run(program, &[options, &[argument(&image)]].concat());
+        fs::read(&image).unwrap()
+    };
+    // Without checksums, so that what was changed is looked at.
+    let ext = |options: &[&str], kibibytes| made("mke2fs", &[&["-q", "-F"], options].concat(), kibibytes);
+    type Parser = fn(&[u8]);
+    let seeds: Vec<(Parser, Vec<u8>)> = vec![
+        (image::fuzz::ext4, ext(&["-t", "ext2", "-b", "1024", "-g", "256"], 700)),
+        (image::fuzz::ext4, ext(&["-t", "ext3", "-b", "1024"], 3000)),
+        (image::fuzz::ext4, ext(&["-t", "ext4", "-O", "^metadata_csum,^uninit_bg,meta_bg,^resize_inode", "-b", "1024", "-g", "256"], 3000)),
+        (image::fuzz::ext4, ext(&["-t", "ext4", "-O", "bigalloc,^metadata_csum,^uninit_bg", "-b", "1024", "-C", "4096"], 3000)),
+        (image::fuzz::fat, made("mkfs.vfat", &["-F", "12", "-s", "1"], 300)),
+        (image::fuzz::fat, made("mkfs.vfat", &["-F", "32", "-s", "1"], 600)),
+        (image::fuzz::partitions, made("mkfs.vfat", &["-F", "16", "-s", "1"], 3000)),
+    ];
+    let mut state = 7u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for (parser, mut bytes) in seeds {
+        // Where there are structures.
+        let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[at / 64 * 64..][..64].iter().any(|&byte| byte != 0)).collect();
+        parser(&bytes);
+        for _ in 0..1500 {
+            let changed: Vec<(usize, u8)> = (0..1 + random(3)).map(|_| places[random(places.len())]).map(|at| (at, bytes[at])).collect();
+            for (at, byte) in &changed {
+                bytes[*at] = [0, 0xff, 0x7f, 0x80, 1, byte ^ 1 << random(8), random(256) as u8][random(7)];
+            }
+            parser(&bytes);
+            changed.iter().rev().for_each(|(at, byte)| bytes[*at] = *byte);
+        }
+        (0..8).for_each(|shift| parser(&bytes[..bytes.len() >> shift]));
+    }
+}
