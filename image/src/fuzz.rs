@@ -60,3 +60,47 @@ pub fn fat(bytes: &[u8]) {
 pub fn lvm(bytes: &[u8]) {
     used::fuzz_lvm(&Part::whole(&SliceImage(bytes)));
 }
+
+/// A pack: opened, verified, and every manifest decoded.
+pub fn pack(bytes: &[u8]) {
+    let Ok(memory) = rustix::fs::memfd_create("pack", rustix::fs::MemfdFlags::CLOEXEC) else { return };
+    let mut file = std::fs::File::from(memory);
+    if file.write_all(bytes).is_err() {
+        return;
+    }
+    let Ok(pack) = crate::Pack::from_file(file, std::path::Path::new("fuzz")) else { return };
+    let verified = pack.verify(&crate::Progress::default());
+    for image in 0..pack.images().len() {
+        assert!(pack.manifest(image).is_ok() || verified.is_err());
+    }
+}
+
+/// A manifest: one that is accepted says the same when it is written again.
+pub fn manifest(bytes: &[u8]) {
+    let Ok(manifest) = crate::Manifest::decode(bytes) else { return };
+    if let Ok(again) = crate::manifest::encode(&manifest, crate::Codec::None) {
+        assert_eq!(crate::Manifest::decode(&again).ok().as_ref(), Some(&manifest));
+    }
+}
+
+/// The proof of a signed pack, and keys as text.
+pub fn signature(bytes: &[u8]) {
+    if let Ok(proof) = crate::pack::Proof::decode(bytes) {
+        let _ = proof.check_manifest(bytes);
+    }
+    let _ = crate::pack::format::SignatureBlock::decode(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = text.parse::<crate::signature::PublicKey>();
+    }
+}
+
+/// The stored bytes of a chunk that somebody hashed on purpose; the first byte chooses codec and length.
+pub fn chunk(bytes: &[u8]) {
+    let Some((&choice, stored)) = bytes.split_first() else { return };
+    let codec = if choice & 1 == 0 { crate::Codec::Lz4 } else { crate::Codec::Zstd };
+    let raw_bytes = (u32::from(choice >> 1) + 1) * crate::PAGE_BYTES as u32;
+    let Ok(stored_bytes) = u32::try_from(stored.len()) else { return };
+    let (id, hash) = (crate::ChunkId(0), *blake3::hash(stored).as_bytes());
+    let descriptor = crate::manifest::ChunkDescriptor { id, stored_bytes, raw_bytes, codec, hash, raw_hash: None };
+    let _ = crate::restore::decode_chunk(&descriptor, stored, &mut vec![0; raw_bytes as usize]);
+}
