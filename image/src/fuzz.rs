@@ -61,6 +61,21 @@ pub fn lvm(bytes: &[u8]) {
     used::fuzz_lvm(&Part::whole(&SliceImage(bytes)));
 }
 
+/// A btrfs filesystem.
+pub fn btrfs(bytes: &[u8]) {
+    used::fuzz("btrfs", &Part::whole(&SliceImage(bytes)));
+}
+
+/// An NTFS volume.
+pub fn ntfs(bytes: &[u8]) {
+    used::fuzz("ntfs", &Part::whole(&SliceImage(bytes)));
+}
+
+/// An XFS filesystem.
+pub fn xfs(bytes: &[u8]) {
+    used::fuzz("xfs", &Part::whole(&SliceImage(bytes)));
+}
+
 /// A pack: opened, verified, and every manifest decoded.
 pub fn pack(bytes: &[u8]) {
     let Ok(memory) = rustix::fs::memfd_create("pack", rustix::fs::MemfdFlags::CLOEXEC) else { return };

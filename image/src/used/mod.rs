@@ -5,18 +5,19 @@
 //! used ranges only. A filesystem that it does not fully understand, that looks damaged or that is in use, is [`Finding::Whole`].
 
 mod bitmap;
-#[allow(dead_code)] // One of its functions waits for the readers that use it.
+mod btrfs;
 mod crc32c;
 mod ext;
 mod fat;
-#[allow(dead_code)] // As in crc32c.
 mod fields;
 mod lvm;
+mod ntfs;
 mod partitions;
 mod plan;
 mod ranges;
 mod signatures;
 mod swap;
+mod xfs;
 
 use crate::disk_image::Part;
 use crate::{Error, Result};
@@ -57,7 +58,15 @@ impl Finding {
 type Probe = fn(&Part<'_>) -> Result<Option<Finding>>;
 
 /// The readers by the name that is used when one fails.
-const PROBES: &[(&str, Probe)] = &[("ext4", ext::probe), ("FAT", fat::probe), ("swap", swap::probe), ("signature", signatures::probe)];
+const PROBES: &[(&str, Probe)] = &[
+    ("btrfs", btrfs::probe),
+    ("ext4", ext::probe),
+    ("FAT", fat::probe),
+    ("ntfs", ntfs::probe),
+    ("swap", swap::probe),
+    ("xfs", xfs::probe),
+    ("signature", signatures::probe),
+];
 
 /// What is in a volume, as far as it is recognised, with a line for each volume within it.
 ///
