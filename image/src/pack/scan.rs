@@ -212,7 +212,6 @@ impl PageSink for BatchSink<'_> {
 
     fn hole(&mut self, target_offset: u64, length: u64) -> Result<()> {
         self.batch()?.items.push(Item::Hole { target_offset, length });
-        self.progress.add(length);
         Ok(())
     }
 }

@@ -15,6 +15,8 @@ pub struct DiskSource {
     disk: Box<dyn DiskImage>,
     /// Made once: both passes must see the same.
     plan: Plan,
+    /// Bytes that are both in use and stored.
+    bytes: u64,
 }
 
 impl DiskSource {
@@ -24,7 +26,9 @@ impl DiskSource {
     /// Those of reading its partition table and filesystems.
     pub fn new(disk: Box<dyn DiskImage>, options: SourceOptions) -> Result<Self> {
         let plan = if options.all_blocks { Plan::whole(disk.size_bytes()) } else { used::plan(disk.as_ref())? };
-        Ok(Self { disk, plan })
+        let stored = Stored { disk: disk.as_ref(), last: RefCell::default() };
+        let bytes = plan.regions.iter().try_fold(0, |sum, region| Ok(sum + count_region(&stored, region)?))?;
+        Ok(Self { disk, plan, bytes })
     }
 }
 
@@ -43,7 +47,7 @@ impl Source for DiskSource {
     }
 
     fn estimated_bytes(&self) -> u64 {
-        self.disk.size_bytes()
+        self.bytes
     }
 
     fn notes(&self) -> Vec<String> {
@@ -69,6 +73,23 @@ impl Stored<'_> {
         }
         Ok(found)
     }
+}
+
+/// Bytes of a region that a scan reads, but for the rest of their pages.
+fn count_region(stored: &Stored<'_>, region: &Region) -> Result<u64> {
+    let Range { start, end } = region.range;
+    let mut bytes = 0;
+    let mut offset = start;
+    while offset < end {
+        let next = match &region.used {
+            None => stored.next(offset)?.filter(|next| next.start < end),
+            Some(used) => next_used(stored, used, start, offset)?,
+        };
+        let Some(next) = next else { break };
+        offset = next.end.min(end);
+        bytes += offset - next.start;
+    }
+    Ok(bytes)
 }
 
 fn scan_region(stored: &Stored<'_>, region: &Region, sink: &mut dyn PageSink) -> Result<()> {
