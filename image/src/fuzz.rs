@@ -5,6 +5,26 @@ use std::io::Write;
 use crate::disk_image::{DiskImage, Part, Qcow2Image, SliceImage};
 use crate::{source, used};
 
+/// A parser of foreign bytes.
+pub type Target = fn(&[u8]);
+
+/// All of them, by name: scripts/fuzz and bench/tests/parsers.rs take them from here. What takes a disk takes it in the sparse form of
+/// `SliceImage` too.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("chunk", chunk),
+    ("ext4", ext4),
+    ("fat", fat),
+    ("lvm", lvm),
+    ("manifest", manifest),
+    ("oci", oci),
+    ("pack", pack),
+    ("partitions", partitions),
+    ("qcow2", qcow2),
+    ("signature", signature),
+    ("swap", swap),
+    ("tar", tar),
+];
+
 /// A qcow2 image: its header, its map, and some of its bytes.
 pub fn qcow2(bytes: &[u8]) {
     // In a file of its own in a directory of its own, so that no name in it leads anywhere.
@@ -36,8 +56,9 @@ pub fn oci(bytes: &[u8]) {
 
 /// A disk with whatever partition table and filesystems.
 pub fn partitions(bytes: &[u8]) {
-    if let Ok(plan) = used::plan(&SliceImage(bytes)) {
-        assert!(plan.used_bytes() <= bytes.len() as u64);
+    let disk = SliceImage(bytes);
+    if let Ok(plan) = used::plan(&disk) {
+        assert!(plan.used_bytes() <= disk.size_bytes());
     }
 }
 

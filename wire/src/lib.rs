@@ -13,6 +13,8 @@
 pub mod erasure;
 mod fingerprint;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod ids;
 pub mod packet;
 pub mod proto;
