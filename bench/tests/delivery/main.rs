@@ -49,6 +49,7 @@ const TESTS: &[(&str, Test)] = &[
     ("af_xdp_to_udp_and_udp_to_af_xdp", paths::af_xdp_to_udp_and_udp_to_af_xdp),
     ("an_ipv6_group", paths::an_ipv6_group),
     ("receivers_are_members_of_the_group_while_they_receive", paths::receivers_are_members_of_the_group_while_they_receive),
+    ("a_receiver_that_hears_nothing_joins_again", paths::a_receiver_that_hears_nothing_joins_again),
     ("another_senders_certificate_is_refused", paths::another_senders_certificate_is_refused),
     ("a_block_device_with_old_data_reads_back_as_the_image", targets::a_block_device_with_old_data_reads_back_as_the_image),
     ("an_upgraded_image_costs_its_difference", resume::an_upgraded_image_costs_its_difference),

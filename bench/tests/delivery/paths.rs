@@ -92,6 +92,22 @@ pub(crate) fn receivers_are_members_of_the_group_while_they_receive(fixtures: &F
     Ok(())
 }
 
+pub(crate) fn a_receiver_that_hears_nothing_joins_again(fixtures: &Fixtures) -> Result<()> {
+    let pack = fixtures.solo()?;
+    let world = World::new(2)?;
+    let group = format!("{:08X}", u32::from_ne_bytes(GROUP.parse::<std::net::Ipv4Addr>()?.octets()));
+    // Nothing is sent before both are listed.
+    let sender = world.serve(&pack.path, &ServeOptions { once: Some(2), ..ServeOptions::default() })?;
+    let mut first = world.receive(&sender, 0, "solo", &world.path("first"), &["--intake", "udp"])?;
+    first.wait_for_line("joining again", TRANSFER_LIMIT, |line| line.contains("joined its groups again").then_some(()))?;
+    ensure!(memberships(world.receiver(0), "igmp")?.contains(&group), "{group} was left and not joined again");
+    let second = world.receive(&sender, 1, "solo", &world.path("second"), &[])?;
+    finish(first)?;
+    finish(second)?;
+    sender.finish()?;
+    pack.assert_delivered("solo", &world.path("first"))
+}
+
 /// What the kernel says about the groups that the machine has joined.
 fn memberships(machine: &Machine, table: &str) -> Result<String> {
     // thread-self: /proc/net is that of the process's first thread, which is in another namespace.

@@ -32,6 +32,8 @@ pub(super) struct Collector {
     given_up: u64,
     /// Whether a symbol was stored yet.
     has_data: bool,
+    /// A sync came since this was last asked.
+    synced: bool,
 }
 
 impl Collector {
@@ -57,6 +59,7 @@ impl Collector {
             damaged: 0,
             given_up: 0,
             has_data: false,
+            synced: false,
         }
     }
 
@@ -70,7 +73,10 @@ impl Collector {
         self.fetched += u64::from(header.session == self.session);
         match header.kind {
             Kind::Symbol => self.symbol(&header, symbol),
-            Kind::Sync => self.assembler.on_sync(&header),
+            Kind::Sync => {
+                self.synced = true;
+                self.assembler.on_sync(&header);
+            }
         }
     }
 
@@ -151,6 +157,11 @@ impl Collector {
     /// Packets of this session that got through the filter and were fetched.
     pub(super) fn fetched(&self) -> u64 {
         self.fetched
+    }
+
+    /// Whether a sync came since this was last called.
+    pub(super) fn take_synced(&mut self) -> bool {
+        std::mem::take(&mut self.synced)
     }
 
     pub(super) fn has_data(&self) -> bool {

@@ -15,6 +15,7 @@ mod finish;
 mod link;
 mod memory;
 mod progress;
+mod silence;
 
 use std::io;
 use std::sync::Arc;
@@ -31,12 +32,13 @@ use wire::{ChunkId, Micros};
 
 use crate::assemble::{AssembleConfig, Assembler};
 use crate::control::{FromSender, ToSender};
-use crate::intake::{Intake, Opened, PacketCounts, PacketFilter};
+use crate::intake::{Intake, Membership, Opened, PacketFilter};
 use collect::Collector;
 use finish::{Assembled, Checker, Feed, Verdict, write_all};
 pub use link::Link;
 pub use memory::{ASSEMBLY_BUFFERS_MIN, MemoryPlan, TooLittle};
 pub use progress::Progress;
+use silence::Silence;
 
 /// Writes in flight: enough to keep an NVMe drive busy with 256 KiB each.
 const WRITE_DEPTH: u32 = 32;
@@ -209,14 +211,15 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
         collector.want(wanted_ids(), parameters.chunk_count);
 
         let Opened { intake, filter, membership } = opened;
+        let silence = Silence::new(Instant::now());
+        let started = Instant::now();
         let mut round =
-            Round { collector, intake, filter, verdicts, link, progress: &progress, notices: &notices, started: Instant::now() };
+            Round { collector, intake, filter, membership, silence, verdicts, link, progress: &progress, notices: &notices, started };
         let end = round.run(&stop);
         round.publish();
         // Sockets, then filter, then groups; and with the collector the channel to the finisher, which ends.
         all_verified.store(end.is_ok(), Ordering::Release);
         drop(round);
-        drop(membership);
         if end.is_ok() {
             progress.note_last_data();
         }
@@ -249,6 +252,8 @@ struct Round<'a> {
     collector: Collector,
     intake: Box<dyn Intake>,
     filter: PacketFilter,
+    membership: Membership,
+    silence: Silence,
     verdicts: Receiver<Verdict>,
     link: &'a dyn Link,
     progress: &'a Progress,
@@ -270,8 +275,11 @@ impl Round<'_> {
             if self.collector.assembler.is_done() && self.collector.assembler.report_due_at().is_none() {
                 return Ok(());
             }
-            if !self.take_packets()? {
+            if self.take_packets()? {
+                self.silence.broken(Instant::now());
+            } else {
                 self.wait()?;
+                self.mind_silence();
             }
         }
     }
@@ -315,6 +323,7 @@ impl Round<'_> {
                 FromSender::Changed(what) => return Err(End::Error(Error::Changed(what))),
                 FromSender::GaveUp(why) => return Err(End::Error(Error::SenderLost(why))),
                 FromSender::Listed => {
+                    self.silence.listen(Instant::now());
                     let _ = self.notices.send("on the sender's list".to_owned());
                 }
                 FromSender::Acknowledged => {}
@@ -326,12 +335,7 @@ impl Round<'_> {
         if self.collector.assembler.report_due_at().is_none_or(|due| due > now) {
             return;
         }
-        let counts = self.publish();
-        // What was let through counts when it is fetched, as the positions of streams do: packets that wait in a ring are not lost,
-        // and not here either.
-        let seen = counts.dropped + self.collector.fetched();
-        let assembler = &mut self.collector.assembler;
-        assembler.note_traffic(seen);
+        self.publish();
         let backlog = self.collector.backlog_permille();
         self.collector.assembler.set_backlog(backlog);
         if let Some(report) = self.collector.assembler.report(now) {
@@ -346,14 +350,13 @@ impl Round<'_> {
     }
 
     /// Makes this thread's counts visible.
-    fn publish(&self) -> PacketCounts {
+    fn publish(&self) {
         let counts = self.filter.counts();
         self.progress.packets_seen.store(counts.seen, Ordering::Relaxed);
         self.progress.packets_accepted.store(counts.accepted, Ordering::Relaxed);
         self.progress.packets_dropped.store(counts.dropped, Ordering::Relaxed);
         self.progress.packets_overrun.store(self.intake.overruns(), Ordering::Relaxed);
         self.collector.publish(self.progress);
-        counts
     }
 
     /// Whether there were packets.
@@ -370,11 +373,31 @@ impl Round<'_> {
                 break;
             }
             any = true;
+            if collector.take_synced() {
+                // Close to the sync, so that the number of packets seen belongs to the stream's position. What was let through counts
+                // when it is fetched, as positions do: what waits in a ring is not lost, and what was overrun there never comes, and is.
+                let seen = filter.counts().dropped + collector.fetched();
+                collector.assembler.note_traffic(seen);
+            }
         }
         if any && !self.progress.has_data() && self.collector.has_data() {
             self.progress.note_first_data();
         }
         Ok(any)
+    }
+
+    /// Joins the groups again when nothing comes from them: a switch may have missed the first report, or forgotten the membership.
+    fn mind_silence(&mut self) {
+        if !self.silence.is_due(Instant::now()) {
+            return;
+        }
+        // Packets that ended in the filter were heard too.
+        let seen = self.filter.counts().seen;
+        let Some(silent_for) = self.silence.look(Instant::now(), seen) else { return };
+        let again = self.membership.join_again(self.intake.sockets());
+        let outcome =
+            again.map_or_else(|error| format!("joining its groups again failed: {error}"), |()| "joined its groups again".to_owned());
+        let _ = self.notices.send(format!("nothing heard of the stream for {:.0} s; {outcome}", silent_for.as_secs_f64()));
     }
 
     fn wait(&mut self) -> Result<(), End> {

@@ -15,7 +15,9 @@ use crate::interface::Interface;
 /// Its sockets are bound to no port, so that nothing is ever delivered to them and they need not be drained.
 #[derive(Debug)]
 pub struct Membership {
-    _sockets: Vec<Socket>,
+    interface_index: u32,
+    groups: Vec<IpAddr>,
+    sockets: Vec<Socket>,
 }
 
 impl Membership {
@@ -28,7 +30,7 @@ impl Membership {
         for group in groups {
             let join = || -> io::Result<Socket> {
                 let socket = Socket::new(Domain::for_address(*group), Type::DGRAM, Some(Protocol::UDP))?;
-                join(&socket, group.ip(), interface)?;
+                join(&socket, group.ip(), interface.index())?;
                 if is_member(interface, group.ip())? {
                     Ok(socket)
                 } else {
@@ -38,15 +40,40 @@ impl Membership {
             let socket = join().map_err(|source| Error::Join { group: group.ip(), interface: interface.name().to_owned(), source })?;
             sockets.push(socket);
         }
-        Ok(Membership { _sockets: sockets })
+        let groups = groups.iter().map(SocketAddr::ip).collect();
+        Ok(Membership { interface_index: interface.index(), groups, sockets })
+    }
+
+    /// Leaves all groups and joins them again, so that the kernel reports the memberships anew: a report may have been lost. `others` are
+    /// further members, one for each group; the last one to leave is what the kernel tells the network.
+    ///
+    /// # Errors
+    /// When a group cannot be joined again.
+    pub fn join_again(&self, others: &[Socket]) -> io::Result<()> {
+        for (at, &group) in self.groups.iter().enumerate() {
+            let members = || self.sockets.get(at).into_iter().chain(others.get(at));
+            for socket in members() {
+                // One that is no member any more has nothing to leave.
+                let _ = leave(socket, group, self.interface_index);
+            }
+            members().try_for_each(|socket| join(socket, group, self.interface_index))?;
+        }
+        Ok(())
     }
 }
 
-/// Joins `group` with `socket`.
-pub(super) fn join(socket: &Socket, group: IpAddr, interface: &Interface) -> io::Result<()> {
+/// Joins `group` with `socket` on the interface of that number.
+pub(super) fn join(socket: &Socket, group: IpAddr, interface_index: u32) -> io::Result<()> {
     match group {
-        IpAddr::V4(group) => socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface.index())),
-        IpAddr::V6(group) => socket.join_multicast_v6(&group, interface.index()),
+        IpAddr::V4(group) => socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface_index)),
+        IpAddr::V6(group) => socket.join_multicast_v6(&group, interface_index),
+    }
+}
+
+fn leave(socket: &Socket, group: IpAddr, interface_index: u32) -> io::Result<()> {
+    match group {
+        IpAddr::V4(group) => socket.leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(interface_index)),
+        IpAddr::V6(group) => socket.leave_multicast_v6(&group, interface_index),
     }
 }
 

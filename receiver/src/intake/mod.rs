@@ -13,6 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use socket2::Socket;
 use wire::session::SessionParameters;
 
 use crate::interface::Interface;
@@ -39,6 +40,11 @@ pub trait Intake: Send {
 
     /// Packets that got through the filter and were lost because this program did not fetch them in time.
     fn overruns(&self) -> u64;
+
+    /// Its own sockets that are members of the groups, in the groups' order, if there are any.
+    fn sockets(&self) -> &[Socket] {
+        &[]
+    }
 
     /// Memory of this process that it takes.
     fn memory_bytes(&self) -> usize;

@@ -84,6 +84,10 @@ impl Intake for UdpSockets {
         self.sockets.iter().map(dropped_packets).sum()
     }
 
+    fn sockets(&self) -> &[Socket] {
+        &self.sockets
+    }
+
     fn memory_bytes(&self) -> usize {
         self.messages.len()
     }
@@ -117,7 +121,7 @@ fn open_socket(interface: &Interface, group: SocketAddr) -> io::Result<Socket> {
     // IPv6 has it since Linux 4.20; without it the CRC and the session id still keep strangers out.
     only_own_groups.or_else(|error| if group.is_ipv6() { Ok(()) } else { Err(error) })?;
     socket.bind(&group.into())?;
-    membership::join(&socket, group.ip(), interface)?;
+    membership::join(&socket, group.ip(), interface.index())?;
     Ok(socket)
 }
 
