@@ -11,11 +11,13 @@ pub type Target = fn(&[u8]);
 /// All of them, by name: scripts/fuzz and bench/tests/parsers.rs take them from here. What takes a disk takes it in the sparse form of
 /// `SliceImage` too.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("btrfs", btrfs),
     ("chunk", chunk),
     ("ext4", ext4),
     ("fat", fat),
     ("lvm", lvm),
     ("manifest", manifest),
+    ("ntfs", ntfs),
     ("oci", oci),
     ("pack", pack),
     ("partitions", partitions),
@@ -23,6 +25,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("signature", signature),
     ("swap", swap),
     ("tar", tar),
+    ("xfs", xfs),
 ];
 
 /// A qcow2 image: its header, its map, and some of its bytes.

@@ -153,6 +153,30 @@ fn a_tree_comes_back_exactly() {
     }
 }
 
+/// rwx for the owner, r for user 4321, r-x for group and mask, nothing for others (linux/posix_acl_xattr.h: version 2, then tag, permissions, id).
+fn acl() -> Vec<u8> {
+    let entries = [(1u16, 7u16, u32::MAX), (2, 4, 4321), (4, 5, u32::MAX), (16, 5, u32::MAX), (32, 0, u32::MAX)];
+    let bytes = |(tag, permissions, id): (u16, u16, u32)| {
+        let mut bytes = tag.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&permissions.to_le_bytes());
+        bytes.extend_from_slice(&id.to_le_bytes());
+        bytes
+    };
+    [2u32.to_le_bytes().to_vec()].into_iter().chain(entries.into_iter().map(bytes)).flatten().collect()
+}
+
+/// rsync is the judge: everything that it would do to make `other` like `one`.
+fn rsync_finds_no_difference(one: &Path, other: &Path) {
+    let slash = |path: &Path| format!("{}/", path.display());
+    let output = std::process::Command::new("rsync")
+        .args(["-aHAXS", "--checksum", "--modify-window=-1", "--dry-run", "--itemize-changes", "--delete"])
+        .args([slash(one), slash(other)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+}
+
 #[test]
 fn what_only_root_can_make_comes_back_too() {
     if !is_root("what_only_root_can_make_comes_back_too") {
@@ -173,12 +197,17 @@ fn what_only_root_can_make_comes_back_too() {
     lsetxattr(tree.join("large"), "security.capability", &capability, XattrFlags::empty()).unwrap();
     lsetxattr(tree.join("dangling"), "trusted.note", b"a link", XattrFlags::empty()).unwrap();
     fs::set_permissions(tree.join("hello"), fs::Permissions::from_mode(0o6755)).unwrap();
+    lsetxattr(tree.join("hello"), "security.selinux", b"system_u:object_r:etc_t:s0\0", XattrFlags::empty()).unwrap();
+    lsetxattr(tree.join("empty"), "system.posix_acl_access", &acl(), XattrFlags::empty()).unwrap();
+    lsetxattr(tree.join("empty"), "system.posix_acl_default", &acl(), XattrFlags::empty()).unwrap();
     set_mtime(&tree, 99, 9);
     let made = pack_tree(directory.path(), &tree);
     let target = directory.path().join("target");
     let report = restore_to(&made, "tree", &target, false).unwrap();
     assert_eq!(report.notes, Vec::<String>::new());
     assert_same_tree(&tree, &target);
+    rsync_finds_no_difference(&tree, &target);
+    rsync_finds_no_difference(&target, &tree);
     let null = fs::metadata(target.join("null")).unwrap();
     assert!(null.file_type().is_char_device());
 }

@@ -282,10 +282,15 @@ fn reference(cursor: &mut Cursor<'_>, index: usize) -> Result<u32, Malformed> {
 
 /// One component: nothing that leaves its directory.
 fn check_name(name: &[u8]) -> Result<(), Malformed> {
-    if matches!(name, b"" | b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/')) {
+    if !is_component(name) {
         return Err("an entry's name is not valid".into());
     }
     Ok(())
+}
+
+/// Whether a name stays in its directory.
+pub(super) fn is_component(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
 }
 
 fn xattrs(cursor: &mut Cursor<'_>) -> Result<Vec<Xattr>, Malformed> {

@@ -113,6 +113,25 @@ pub enum Content {
 /// Name and value of an extended attribute.
 pub type Xattr = (Vec<u8>, Vec<u8>);
 
+impl TreeBody {
+    /// Whether every name is a single component that leads nowhere else, and every entry is in a directory before it. The decoder has
+    /// checked that; who makes files by a tree asks again, since it may have come otherwise.
+    pub(crate) fn stays_inside(&self) -> bool {
+        let inside = |(index, entry): (usize, &Entry)| {
+            let before = self.entries.get(..index).unwrap_or_default();
+            let original = match entry.kind {
+                EntryKind::HardLink { original } => {
+                    before.get(original as usize).is_some_and(|original| original.kind != EntryKind::Directory)
+                }
+                _ => true,
+            };
+            let parent = before.get(entry.parent as usize).is_some_and(|parent| parent.kind == EntryKind::Directory);
+            decode::is_component(&entry.name) && parent && original
+        };
+        self.entries.first().is_some_and(|root| root.kind == EntryKind::Directory) && self.entries.iter().enumerate().skip(1).all(inside)
+    }
+}
+
 /// One entry of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

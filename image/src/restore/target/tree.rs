@@ -59,6 +59,9 @@ struct OpenFile {
 
 impl Tree {
     pub(super) fn open(path: &Path, body: &Arc<TreeBody>, force: bool) -> Result<Self> {
+        if !body.stays_inside() {
+            return Err(Error::Manifest("the tree has a name that leads out of it".into()));
+        }
         let created_root = match fs::create_dir(path) {
             Ok(()) => true,
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
