@@ -5,20 +5,24 @@
 //!
 //! * `scenario`: what is simulated, given or drawn from a seed.
 //! * `world`: the run and the invariants.
-//! * `node`, `path`: a receiver's program, and the way to it.
+//! * `member`, `node`, `path`: a receiver's life, its program, and the way to it.
+//! * `wire`: packets on their way; `carried`: the bytes in them, where a run has some.
 //! * `bound`: the least that could have been sent.
 //! * `random`: the source of all chance.
 
 mod bound;
+mod carried;
+mod member;
 mod node;
 mod path;
 mod random;
 mod scenario;
+mod wire;
 mod world;
 
 pub use bound::least_overhead;
 pub use random::Random;
-pub use scenario::{Conduct, Receiver, Scenario};
+pub use scenario::{Conduct, Disconnect, Receiver, Scenario};
 pub use world::{Outcome, World};
 
 use anyhow::{Context, bail};

@@ -1,61 +1,74 @@
 //! A receiver's program without its threads: filter, buffers and finisher around the real assembler, checking every step that it takes.
 
+use super::carried::Carried;
 use super::scenario::{self, SYMBOL_BYTES};
-use receiver::assemble::{AssembleConfig, Assembler, EntryIndex, Placement};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use receiver::assemble::{AssembleConfig, Assembler, Completed, EntryIndex, Placement, SymbolSet};
+use std::collections::VecDeque;
 use wire::packet::{Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
 use wire::{ChunkId, SymbolIndex};
 
+/// What all nodes of a run have in common.
+#[derive(Debug)]
+pub(super) struct Pack {
+    pub(super) parameters: SessionParameters,
+    pub(super) source_symbols: Vec<u16>,
+    pub(super) images: Vec<Vec<u32>>,
+    /// The bytes that symbols carry, when they do.
+    pub(super) carried: Option<Carried>,
+}
+
 /// What one buffer holds, as the placements said.
 #[derive(Debug, Default)]
 struct Buffer {
     chunk: Option<ChunkId>,
-    cells: BTreeMap<u16, SymbolIndex>,
+    symbols: SymbolSet,
+    cells: SymbolSet,
+    filled: u16,
+    repairs: Vec<(SymbolIndex, u16)>,
+    bytes: Vec<u8>,
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) assembler: Assembler,
-    parameters: SessionParameters,
-    image: Vec<u32>,
-    source_symbols: Vec<u16>,
-    /// The filter's want bits.
-    want: Vec<bool>,
+    image: usize,
+    /// The filter's want bits, and which chunks are on disk.
+    want: Bits,
+    written: Bits,
+    written_count: usize,
     packets_seen: u64,
     buffers_free: usize,
     buffers: usize,
     open: Vec<Buffer>,
     /// Assembled chunks on their way to disk, in order.
     finishing: VecDeque<ChunkId>,
-    written: BTreeSet<ChunkId>,
 }
 
 impl Node {
-    pub(super) fn new(parameters: SessionParameters, source_symbols: &[u16], image: &[u32], spec: &scenario::Receiver) -> Node {
-        let stored_bytes = |&chunk: &u32| (ChunkId(chunk), u32::from(source_symbols[chunk as usize]) * u32::from(SYMBOL_BYTES));
-        let entries = spec.entries.max(1);
-        let mut want = vec![false; parameters.chunk_count as usize];
-        image.iter().for_each(|&chunk| want[chunk as usize] = true);
+    pub(super) fn new(pack: &Pack, spec: &scenario::Receiver) -> Node {
+        let stored_bytes = |&chunk: &u32| (ChunkId(chunk), u32::from(pack.source_symbols[chunk as usize]) * u32::from(SYMBOL_BYTES));
+        let image = &pack.images[spec.image];
+        let mut want = Bits::new(pack.source_symbols.len());
+        image.iter().for_each(|&chunk| want.set(ChunkId(chunk), true));
         Node {
             assembler: Assembler::new(AssembleConfig {
-                parameters,
+                parameters: pack.parameters,
                 chunks: image.iter().map(stored_bytes).collect(),
                 wanted: ChunkRange::from_sorted(image.iter().map(|&chunk| ChunkId(chunk))),
-                entries,
+                entries: spec.entries.max(1),
             }),
-            parameters,
-            image: image.to_vec(),
-            source_symbols: source_symbols.to_vec(),
+            image: spec.image,
             want,
+            written: Bits::new(pack.source_symbols.len()),
+            written_count: 0,
             packets_seen: 0,
             buffers_free: spec.buffers.max(1),
             buffers: spec.buffers.max(1),
-            open: (0..entries).map(|_| Buffer::default()).collect(),
+            open: Vec::new(),
             finishing: VecDeque::new(),
-            written: BTreeSet::new(),
         }
     }
 
@@ -63,72 +76,91 @@ impl Node {
     ///
     /// # Errors
     /// Says what the assembler did wrong.
-    pub(super) fn packet(&mut self, header: &Header) -> Result<bool, String> {
+    pub(super) fn packet(&mut self, pack: &Pack, header: &Header) -> Result<bool, String> {
         self.packets_seen += 1;
         self.assembler.note_traffic(self.packets_seen);
         if header.kind == Kind::Sync {
             self.assembler.on_sync(header);
             return Ok(false);
         }
-        if !self.want.get(header.chunk.index()).is_some_and(|&want| want) {
+        if !self.want.get(header.chunk) {
             return Ok(false);
         }
-        let symbol_bytes = usize::from(self.parameters.symbol_bytes);
-        let Placement::Store { entry, cell, opens, evicted, completes } = self.assembler.on_symbol(header, symbol_bytes) else {
+        let Placement::Store { entry, cell, opens, evicted, completes } = self.assembler.on_symbol(header, usize::from(SYMBOL_BYTES))
+        else {
             return Ok(false);
         };
         if opens && self.buffers_free == 0 {
             self.assembler.refuse(entry);
             return Ok(false);
         }
-        self.store(header, entry, cell, opens, evicted)?;
+        self.store(pack, header, entry, cell, opens, evicted)?;
         if completes {
-            self.complete(entry)?;
+            self.complete(pack, entry)?;
         }
         Ok(completes)
     }
 
-    fn store(&mut self, header: &Header, entry: EntryIndex, cell: u16, opens: bool, evicted: Option<ChunkId>) -> Result<(), String> {
-        let buffer = self.open.get_mut(entry.0).ok_or("an entry that does not exist")?;
+    fn store(
+        &mut self,
+        pack: &Pack,
+        header: &Header,
+        entry: EntryIndex,
+        cell: u16,
+        opens: bool,
+        evicted: Option<ChunkId>,
+    ) -> Result<(), String> {
+        if entry.0 >= self.buffers.max(self.open.len()) {
+            return Err("an entry that does not exist".into());
+        }
+        if self.open.len() <= entry.0 {
+            self.open.resize_with(entry.0 + 1, Buffer::default);
+        }
+        let buffer = &mut self.open[entry.0];
         if opens {
             if buffer.chunk.is_some() {
                 return Err(format!("entry {} opened twice", entry.0));
             }
             self.buffers_free -= 1;
         }
-        if evicted.is_some() {
-            if buffer.chunk != evicted || opens {
-                return Err(format!("{evicted:?} given up where {:?} was", buffer.chunk));
-            }
-            buffer.cells.clear();
+        if evicted.is_some() && (buffer.chunk != evicted || opens) {
+            return Err(format!("{evicted:?} given up where {:?} was", buffer.chunk));
         }
         if opens || evicted.is_some() {
-            buffer.chunk = Some(header.chunk);
+            *buffer = Buffer { chunk: Some(header.chunk), ..Buffer::default() };
         }
         if buffer.chunk != Some(header.chunk) {
             return Err(format!("a symbol of chunk {} placed into chunk {:?}", header.chunk, buffer.chunk));
         }
         let k = header.source_symbols;
-        let right = if header.symbol.0 < k { cell == header.symbol.0 } else { (k..k + wire::erasure::repair_symbols(k)).contains(&cell) };
-        if !right || buffer.cells.insert(cell, header.symbol).is_some() {
+        let is_source = header.symbol.0 < k;
+        let right = if is_source { cell == header.symbol.0 } else { (k..k + wire::erasure::repair_symbols(k)).contains(&cell) };
+        if !right || !buffer.symbols.insert(header.symbol) || !buffer.cells.insert(SymbolIndex(cell)) {
             return Err(format!("symbol {} of chunk {} placed into cell {cell}", header.symbol, header.chunk));
+        }
+        buffer.filled += 1;
+        if !is_source {
+            buffer.repairs.push((header.symbol, cell));
+        }
+        if let Some(carried) = &pack.carried {
+            carried.store(header.chunk, header.symbol, cell, &mut buffer.bytes);
         }
         Ok(())
     }
 
-    fn complete(&mut self, entry: EntryIndex) -> Result<(), String> {
+    fn complete(&mut self, pack: &Pack, entry: EntryIndex) -> Result<(), String> {
         let completed = self.assembler.complete(entry).ok_or("nothing to complete")?;
-        let buffer = std::mem::take(&mut self.open[entry.0]);
-        let distinct: BTreeSet<u16> = buffer.cells.values().map(|symbol| symbol.0).collect();
-        let listed = buffer.cells.iter().all(|(cell, symbol)| match symbol.0 < completed.source_symbols {
-            true => completed.source_present.contains(*symbol),
-            false => completed.repairs.contains(&(*symbol, *cell)),
-        });
-        if buffer.chunk != Some(completed.chunk) || distinct.len() != usize::from(completed.source_symbols) || !listed {
-            return Err(format!("chunk {} completed with {} distinct symbols", completed.chunk, distinct.len()));
+        let mut buffer = std::mem::take(&mut self.open[entry.0]);
+        let Completed { chunk, source_symbols, source_present, ref repairs, .. } = completed;
+        let listed = (0..source_symbols).map(SymbolIndex).all(|symbol| source_present.contains(symbol) == buffer.symbols.contains(symbol));
+        if buffer.chunk != Some(chunk) || buffer.filled != source_symbols || !listed || *repairs != buffer.repairs {
+            return Err(format!("chunk {chunk} completed with {} distinct symbols", buffer.filled));
         }
-        self.want[completed.chunk.index()] = false;
-        self.finishing.push_back(completed.chunk);
+        if let Some(carried) = &pack.carried {
+            carried.check(&completed, &mut buffer.bytes)?;
+        }
+        self.want.set(chunk, false);
+        self.finishing.push_back(chunk);
         self.note_backlog();
         Ok(())
     }
@@ -142,12 +174,14 @@ impl Node {
         self.buffers_free += 1;
         self.note_backlog();
         if sound {
-            if !self.written.insert(chunk) {
+            if self.written.get(chunk) {
                 return Err(format!("chunk {chunk} written twice"));
             }
+            self.written.set(chunk, true);
+            self.written_count += 1;
             self.assembler.verified(chunk);
         } else {
-            self.want[chunk.index()] = true;
+            self.want.set(chunk, true);
             self.assembler.corrupt(chunk);
         }
         Ok(())
@@ -162,21 +196,21 @@ impl Node {
     ///
     /// # Errors
     /// Says what is missing.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let written = self.written.len();
-        if self.assembler.is_done() != (written == self.image.len()) {
-            return Err(format!("done is {} with {written} of {} chunks written", self.assembler.is_done(), self.image.len()));
+    pub(super) fn check(&self, pack: &Pack) -> Result<(), String> {
+        let (written, wanted) = (self.written_count, pack.images[self.image].len());
+        if self.assembler.is_done() != (written == wanted) {
+            return Err(format!("done is {} with {written} of {wanted} chunks written", self.assembler.is_done()));
         }
-        if self.assembler.remaining() + written != self.image.len() {
-            return Err(format!("{} remain and {written} of {} are written", self.assembler.remaining(), self.image.len()));
+        if self.assembler.remaining() + written != wanted {
+            return Err(format!("{} remain and {written} of {wanted} are written", self.assembler.remaining()));
         }
         let in_use = self.open.iter().filter(|buffer| buffer.chunk.is_some()).count() + self.finishing.len();
         if in_use + self.buffers_free != self.buffers {
             return Err(format!("{in_use} buffers in use and {} free are not {}", self.buffers_free, self.buffers));
         }
         let excess = self.open.iter().filter_map(|buffer| {
-            let k = self.source_symbols[buffer.chunk?.index()];
-            (buffer.cells.len() >= usize::from(k)).then_some(buffer.chunk)
+            let k = pack.source_symbols[buffer.chunk?.index()];
+            (buffer.filled >= k).then_some(buffer.chunk)
         });
         match excess.flatten().next() {
             Some(chunk) => Err(format!("chunk {chunk} is complete and was not handed on")),
@@ -186,5 +220,30 @@ impl Node {
 
     fn note_backlog(&mut self) {
         self.assembler.set_backlog((self.finishing.len() * 1000 / self.buffers) as u16);
+    }
+}
+
+/// One bit per chunk of the pack.
+#[derive(Clone, Debug)]
+pub(super) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(super) fn new(len: usize) -> Bits {
+        Bits(vec![0; len.div_ceil(64)])
+    }
+
+    pub(super) fn get(&self, chunk: ChunkId) -> bool {
+        self.0.get(chunk.index() / 64).is_some_and(|word| word >> (chunk.0 % 64) & 1 == 1)
+    }
+
+    pub(super) fn set(&mut self, chunk: ChunkId, value: bool) {
+        if let Some(word) = self.0.get_mut(chunk.index() / 64) {
+            let bit = 1 << (chunk.0 % 64);
+            *word = if value { *word | bit } else { *word & !bit };
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
     }
 }

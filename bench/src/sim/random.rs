@@ -16,10 +16,7 @@ impl Random {
     /// The next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        finalised(self.state)
     }
 
     /// A number below `bound` (0 when that is 0). The bias of the multiplication, under 2^-32 for the bounds used here, does not matter.
@@ -47,6 +44,17 @@ impl Random {
     pub fn fork(&mut self) -> Random {
         Random::new(self.bits())
     }
+}
+
+/// A number that depends on all bits of `value`: for chance that several parts of the model share.
+pub(super) fn mixed(value: u64) -> u64 {
+    finalised(value.wrapping_add(0x9E37_79B9_7F4A_7C15))
+}
+
+fn finalised(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

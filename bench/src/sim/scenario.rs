@@ -15,12 +15,19 @@ pub struct Scenario {
     pub cap_bits_per_second: u64,
     /// The sender's network interface.
     pub line_bits_per_second: u64,
+    /// Streams to send on.
+    pub streams: usize,
     /// Groups that the sender's engine takes from the scheduler before the first of them has left.
     pub groups_ahead: usize,
     /// The receivers.
     pub receivers: Vec<Receiver>,
     /// Times at which the sender dies, and for how long.
     pub sender_restarts: Vec<(u64, u64)>,
+    /// Least time between two reports: as the program asks for it by the number of receivers, instead of what each receiver's
+    /// `report_interval_us` says.
+    pub paced_reports: bool,
+    /// Symbols carry bytes, made and decoded by the real erasure code and compared.
+    pub carry_bytes: bool,
     /// By when everybody who can be complete must be.
     pub limit_us: u64,
 }
@@ -48,6 +55,16 @@ pub struct Receiver {
     pub burst_packets_max: u64,
     /// One burst at a given packet (counted at this receiver), so long.
     pub burst_once: Option<(u64, u64)>,
+    /// Gilbert-Elliott model: at a packet the bad state, in which all is lost, begins with this probability …
+    pub bad_enter_ppm: u32,
+    /// … and ends with this.
+    pub bad_leave_ppm: u32,
+    /// Which rack it stands in.
+    pub rack: u32,
+    /// What the rack's switch loses for all of the rack.
+    pub rack_loss_ppm: u32,
+    /// … in runs of so many packets.
+    pub rack_burst_packets: u64,
     /// Packets that are overtaken by others …
     pub reorder_ppm: u32,
     /// … by up to this much.
@@ -68,8 +85,19 @@ pub struct Receiver {
     pub corrupt_ppm: u32,
     /// What it does.
     pub conduct: Conduct,
-    /// Times at which its control connection breaks, and how long until it is back.
-    pub disconnects: Vec<(u64, u64)>,
+    /// Times at which its control connection breaks.
+    pub disconnects: Vec<Disconnect>,
+}
+
+/// The control connection of a receiver breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disconnect {
+    /// When.
+    pub at_us: u64,
+    /// How long until it is back.
+    pub down_us: u64,
+    /// Whether what is on its way at that time is lost.
+    pub loses_reports: bool,
 }
 
 /// How a receiver behaves.
@@ -114,6 +142,11 @@ impl Receiver {
             burst_ppm: 0,
             burst_packets_max: 0,
             burst_once: None,
+            bad_enter_ppm: 0,
+            bad_leave_ppm: 0,
+            rack: 0,
+            rack_loss_ppm: 0,
+            rack_burst_packets: 1,
             reorder_ppm: 0,
             reorder_us: 0,
             duplicate_ppm: 0,
@@ -127,6 +160,15 @@ impl Receiver {
             disconnects: Vec::new(),
         }
     }
+
+    /// The same with losses in bursts of `mean_packets` packets that add up to `loss` of all packets.
+    #[must_use]
+    pub fn with_bursts(self, loss: f64, mean_packets: f64) -> Receiver {
+        let leave = 1.0 / mean_packets.max(1.0);
+        // In the long run the share of the bad state is enter / (enter + leave).
+        let enter = loss * leave / (1.0 - loss);
+        Receiver { bad_enter_ppm: (enter * 1e6).round() as u32, bad_leave_ppm: (leave * 1e6).round() as u32, ..self }
+    }
 }
 
 impl Scenario {
@@ -138,9 +180,12 @@ impl Scenario {
             images: vec![(0..chunks as u32).collect()],
             cap_bits_per_second: 5 * GBIT,
             line_bits_per_second: 10 * GBIT,
+            streams: 1,
             groups_ahead: 2,
             receivers: vec![Receiver::on_lan(0); receivers],
             sender_restarts: Vec::new(),
+            paced_reports: true,
+            carry_bytes: false,
             limit_us: 60_000_000,
         }
     }
@@ -160,9 +205,12 @@ impl Scenario {
             images,
             cap_bits_per_second,
             line_bits_per_second: random.pick(&[GBIT, 10 * GBIT]),
+            streams: 1,
             groups_ahead: random.between(1, 3) as usize,
             receivers: Vec::new(),
             sender_restarts: Vec::new(),
+            paced_reports: false,
+            carry_bytes: false,
             limit_us: 0,
         };
         let transfer_us = scenario.transfer_us();
@@ -173,6 +221,9 @@ impl Scenario {
         }
         // An honest receiver that is alone on the list at the start makes every scenario end in something.
         scenario.receivers[0].conduct = Conduct::Honest;
+        scenario.paced_reports = random.chance_ppm(300_000);
+        // Of a pack of 100 chunks the code is made to work on some 5 MB.
+        scenario.carry_bytes = random.chance_ppm(100_000);
         scenario.limit_us = scenario.generous_limit_us();
         scenario
     }
@@ -239,16 +290,26 @@ fn random_receiver(random: &mut Random, images: usize, transfer_us: u64) -> Rece
         3 => Conduct::Liar { interval_us: random.between(100, 20_000) },
         _ => Conduct::Honest,
     };
-    let disconnects = match random.chance_ppm(150_000) {
-        true => vec![(random.below(transfer_us * 2), random.between(1_000, 1_000_000))],
-        false => Vec::new(),
+    let disconnects = (0..random.pick(&[0, 0, 0, 0, 0, 1, 2])).map(|_| Disconnect {
+        at_us: random.below(transfer_us * 2),
+        down_us: random.between(1_000, 1_000_000),
+        loses_reports: random.chance_ppm(500_000),
+    });
+    let disconnects = disconnects.collect();
+    let receiver = match random.chance_ppm(150_000) {
+        true => Receiver::on_lan(0).with_bursts(random.pick(&[0.001, 0.01, 0.05]), random.pick(&[4.0, 32.0, 100.0])),
+        false => Receiver::on_lan(0),
     };
+    let rack_loss_ppm = sometimes(random, 10_000);
     Receiver {
+        rack: random.below(2) as u32,
+        rack_loss_ppm,
+        rack_burst_packets: random.pick(&[1, 1, 8, 64]),
         image: random.below(images as u64) as usize,
         start_us,
         latency_us: random.pick(&[5, 50, 500, 20_000]),
         report_latency_us: random.pick(&[100, 300, 2_000, 40_000]),
-        report_jitter_us: random.pick(&[0, 100, 5_000]),
+        report_jitter_us: random.pick(&[0, 100, 5_000, 50_000]),
         report_interval_us: random.pick(&[1_000, 10_000, 10_000, 100_000]),
         loss_ppm,
         burst_ppm,
@@ -265,5 +326,6 @@ fn random_receiver(random: &mut Random, images: usize, transfer_us: u64) -> Rece
         corrupt_ppm,
         conduct,
         disconnects,
+        ..receiver
     }
 }

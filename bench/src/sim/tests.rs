@@ -117,7 +117,7 @@ fn a_restarted_sender_goes_on_where_it_was() {
 fn a_broken_control_connection_costs_next_to_nothing() {
     let mut scenario = at_one_gigabit(10, 400, 3);
     scenario.receivers.iter_mut().for_each(|receiver| receiver.loss_ppm = 1_000);
-    scenario.receivers[2].disconnects = vec![(scenario.transfer_us() / 3, 50_000)];
+    scenario.receivers[2].disconnects = vec![Disconnect { at_us: scenario.transfer_us() / 3, down_us: 50_000, loses_reports: true }];
     let outcome = run(&scenario);
     assert!(ratio(&outcome) < 1.03, "{}", ratio(&outcome));
 }

@@ -77,6 +77,11 @@ impl Roster {
         Roster { members: BTreeMap::new(), chunks: source_symbols.iter().map(demand).collect(), greeting: BTreeSet::new(), wanting: 0 }
     }
 
+    /// Receivers that are listed.
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// Receivers that are listed and want something.
     pub(super) fn wanting(&self) -> usize {
         self.wanting

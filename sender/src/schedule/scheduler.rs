@@ -11,6 +11,10 @@ use std::collections::VecDeque;
 use wire::report::{ChunkRange, Report};
 use wire::{ChunkId, Micros, StreamId};
 
+/// The shortest report interval: at 5 Gbit/s a group takes 7 ms, so that there is about one report a group.
+const REPORT_INTERVAL_US: u64 = 10_000;
+/// … and what each listed receiver adds: 20,000 reports a second altogether, whatever the number of receivers.
+const REPORT_INTERVAL_PER_RECEIVER_US: u64 = 50;
 /// How long a chunk waits for the reports of receivers that have not passed it, in multiples of the time that reports lately took.
 const REPORT_WAIT_LAGS: u64 = 2;
 /// Bounds of that wait: three report intervals of 10 ms; half of [`ABSENT_AFTER_US`].
@@ -132,6 +136,11 @@ impl Scheduler {
     pub fn rate_bits_per_second(&self, stream: StreamId) -> u64 {
         let known = self.streams.iter().any(|candidate| candidate.id == stream);
         if known { self.rate_per_stream() } else { 0 }
+    }
+
+    /// The least time between two reports of a receiver that the sender can ask for now.
+    pub fn report_interval_us(&self) -> u64 {
+        REPORT_INTERVAL_US.max(self.roster.len() as u64 * REPORT_INTERVAL_PER_RECEIVER_US)
     }
 
     /// Chunks that `receiver` still wants; `None` when it is not listed.

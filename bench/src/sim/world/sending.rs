@@ -1,13 +1,24 @@
-//! The sender's side of the run: its engine around the real scheduler, the line, and what it may and may not send.
+//! The sender's side of the run: its engine around the real scheduler, the lines, and what it may and may not send.
 
 use super::*;
+use std::collections::VecDeque;
+
+/// One stream on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    /// When the groups that were taken from the scheduler will have left.
+    ends_ns: VecDeque<u64>,
+    free_ns: u64,
+    wakes_ns: Option<u64>,
+    next_sequence: u32,
+}
 
 impl World<'_> {
     pub(super) fn new_scheduler(&self) -> Scheduler {
         Scheduler::new(ScheduleConfig {
-            parameters: self.parameters,
+            parameters: self.pack.parameters,
             source_symbols: self.scenario.source_symbols.clone(),
-            streams: vec![STREAM],
+            streams: (0..self.lines.len() as u16).map(StreamId).collect(),
             rate_cap_bits_per_second: self.scenario.cap_bits_per_second,
             rate_floor_bits_per_second: self.scenario.cap_bits_per_second / 100,
             frame_overhead_bytes: FRAME_OVERHEAD_BYTES,
@@ -18,17 +29,12 @@ impl World<'_> {
         self.note_totals();
         self.scheduler = None;
         self.sender_life += 1;
-        self.next_sequence = Sequence(0);
         self.listed.clear();
-        self.line.clear();
-        self.sender_wakes_ns = None;
-        self.after_us(down_us, Event::SenderReturns);
-        for receiver in 0..self.members.len() {
-            if self.members[receiver].connection.take().is_some() {
-                let (life, back_off_us) = (self.members[receiver].life, self.members[receiver].random.between(1_000, 300_000));
-                self.after_us(down_us + back_off_us, Event::Connects { receiver, life });
-            }
+        self.closed.clear();
+        for line in &mut self.lines {
+            *line = Line { free_ns: line.free_ns, ..Line::default() };
         }
+        self.at_ns(self.now_ns + down_us * 1_000, Event::Returns);
     }
 
     pub(super) fn note_totals(&mut self) {
@@ -40,23 +46,36 @@ impl World<'_> {
         }
     }
 
-    /// The sender's engine: keeps a few groups ahead of the line.
-    pub(super) fn drive_sender(&mut self) -> Result<(), String> {
-        let now = self.now();
-        let mut wake_ns = None;
-        while self.line.front().is_some_and(|&end_ns| end_ns <= self.now_ns) {
-            self.line.pop_front();
+    pub(super) fn wake(&mut self, stream: usize) -> Result<(), String> {
+        if self.lines[stream].wakes_ns != Some(self.now_ns) {
+            return Ok(());
         }
-        while self.line.len() < self.scenario.groups_ahead {
+        self.lines[stream].wakes_ns = None;
+        self.drive_sender(stream)
+    }
+
+    /// The sender's engine: keeps a few groups ahead of the line.
+    fn drive_sender(&mut self, stream: usize) -> Result<(), String> {
+        let now = self.now();
+        while self.lines[stream].ends_ns.front().is_some_and(|&end_ns| end_ns <= self.now_ns) {
+            self.lines[stream].ends_ns.pop_front();
+        }
+        let mut wake_ns = None;
+        while self.lines[stream].ends_ns.len() < self.scenario.groups_ahead {
             let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
-            match scheduler.next(now, STREAM) {
-                Next::Group(group) => self.send_group(&group)?,
-                Next::Sync { sequence } => self.send_sync(sequence)?,
+            let needed = scheduler.totals().symbols_needed;
+            match scheduler.next(now, StreamId(stream as u16)) {
+                Next::Group(group) => {
+                    let needed = scheduler.totals().symbols_needed - needed;
+                    count(&mut self.needed_by_ms, now, needed);
+                    self.send_group(stream, &group)?;
+                }
+                Next::Sync { sequence } => self.send_sync(stream, sequence)?,
                 Next::Wait { until } => {
                     if until.is_some_and(|until| until <= now) {
                         return Err(format!("told to wait until {until:?}, which is past"));
                     }
-                    if until.is_none() && self.listed.values().any(|(_, want)| want.contains(&true)) {
+                    if until.is_none() && self.listed.values().any(|listed| listed.want.count() > 0) {
                         return Err("told to wait for ever while somebody wants something".into());
                     }
                     wake_ns = until.map(|until| until.0 * 1_000);
@@ -64,30 +83,28 @@ impl World<'_> {
                 }
             }
         }
-        if self.line.len() >= self.scenario.groups_ahead {
-            wake_ns = self.line.front().copied();
+        let line = &mut self.lines[stream];
+        if line.ends_ns.len() >= self.scenario.groups_ahead {
+            wake_ns = line.ends_ns.front().copied();
         }
-        if let Some(wake_ns) = wake_ns {
-            self.sender_wakes_ns = Some(wake_ns);
-            self.at_ns(wake_ns, Event::SenderWakes);
+        if wake_ns.is_some() && line.wakes_ns != wake_ns {
+            line.wakes_ns = wake_ns;
+            self.at_ns(wake_ns.unwrap_or(self.now_ns), Event::Wakes(stream));
         }
         Ok(())
     }
 
-    pub(super) fn packet_ns(&self) -> u64 {
-        let rate = self.scheduler.as_ref().map_or(1, |scheduler| scheduler.rate_bits_per_second(STREAM));
+    fn packet_ns(&self, stream: usize) -> u64 {
+        let rate = self.scheduler.as_ref().map_or(1, |scheduler| scheduler.rate_bits_per_second(StreamId(stream as u16)));
         frame_bits() * 1_000_000_000 / rate.min(self.scenario.line_bits_per_second).max(1)
     }
 
-    pub(super) fn send_group(&mut self, group: &Group) -> Result<(), String> {
-        if group.stream != STREAM || group.first_sequence != self.next_sequence || group.packet_count() == 0 || group.chunks.len() > 16 {
-            return Err(format!(
-                "a group of {} chunks at {} where {} was next",
-                group.chunks.len(),
-                group.first_sequence,
-                self.next_sequence
-            ));
+    fn send_group(&mut self, stream: usize, group: &Group) -> Result<(), String> {
+        let next = Sequence(self.lines[stream].next_sequence);
+        if group.stream.0 as usize != stream || group.first_sequence != next || group.packet_count() == 0 || group.chunks.len() > 64 {
+            return Err(format!("a group of {} chunks at {} where {next} was next", group.chunks.len(), group.first_sequence));
         }
+        let mut sent = Bits::new(self.pack.source_symbols.len());
         for part in &group.chunks {
             let k = self.scenario.source_symbols[part.chunk.index()];
             let mut symbols: Vec<u16> = part.symbols.iter().map(|symbol| symbol.0).collect();
@@ -95,97 +112,108 @@ impl World<'_> {
             symbols.dedup();
             let sound =
                 symbols.len() == part.symbols.len() && symbols.last().is_some_and(|&last| last < k + wire::erasure::repair_symbols(k));
-            if !sound || part.source_symbols != k {
+            if !sound || part.source_symbols != k || sent.get(part.chunk) {
                 return Err(format!("chunk {} with K {} and symbols {:?}", part.chunk, part.source_symbols, part.symbols));
             }
-            if !self.listed.values().any(|(_, want)| want[part.chunk.index()]) {
+            sent.set(part.chunk, true);
+            if !self.listed.values().any(|listed| listed.want.get(part.chunk)) {
                 return Err(format!("chunk {} is sent and nobody wants it", part.chunk));
             }
         }
-        let packet_ns = self.packet_ns();
-        let mut departs_ns = self.line_free_ns.max(self.now_ns);
+        let packet_ns = self.packet_ns(stream);
+        let mut departs_ns = self.lines[stream].free_ns.max(self.now_ns);
         let mut sequence = group.first_sequence;
         for (index, symbol) in group.packets() {
             departs_ns += packet_ns;
             let part = &group.chunks[index];
-            self.multicast(departs_ns, part.chunk.0, symbol, part.source_symbols, sequence);
+            let packet = Packed {
+                chunk: part.chunk.0,
+                sequence: sequence.0,
+                symbol: symbol.0,
+                source_symbols: part.source_symbols,
+                stream: stream as u16,
+            };
+            self.wires[stream].push(departs_ns, packet);
             sequence = sequence.after(1);
         }
         if sequence != group.sync_sequence() {
             return Err("the sync does not follow the group".into());
         }
-        self.send_sync_at(departs_ns + packet_ns, sequence);
-        self.line.push_back(self.line_free_ns);
+        self.send_sync_at(stream, departs_ns + packet_ns, sequence);
+        let line = &mut self.lines[stream];
+        line.ends_ns.push_back(line.free_ns);
         Ok(())
     }
 
-    pub(super) fn send_sync(&mut self, sequence: Sequence) -> Result<(), String> {
-        if sequence != self.next_sequence {
-            return Err(format!("a sync at {sequence} where {} was next", self.next_sequence));
+    fn send_sync(&mut self, stream: usize, sequence: Sequence) -> Result<(), String> {
+        let line = &self.lines[stream];
+        if sequence.0 != line.next_sequence {
+            return Err(format!("a sync at {sequence} where {} was next", line.next_sequence));
         }
-        let departs_ns = self.line_free_ns.max(self.now_ns) + self.packet_ns();
-        self.send_sync_at(departs_ns, sequence);
+        let departs_ns = line.free_ns.max(self.now_ns) + self.packet_ns(stream);
+        self.send_sync_at(stream, departs_ns, sequence);
         Ok(())
     }
 
-    pub(super) fn send_sync_at(&mut self, departs_ns: u64, sequence: Sequence) {
-        self.line_free_ns = departs_ns;
-        self.multicast(departs_ns, self.parameters.chunk_count, SymbolIndex(0), 0, sequence);
-        self.next_sequence = sequence.after(1);
+    fn send_sync_at(&mut self, stream: usize, departs_ns: u64, sequence: Sequence) {
+        let line = &mut self.lines[stream];
+        line.free_ns = departs_ns;
+        line.next_sequence = sequence.after(1).0;
+        let packet =
+            Packed { chunk: self.pack.parameters.chunk_count, sequence: sequence.0, symbol: 0, source_symbols: 0, stream: stream as u16 };
+        self.wires[stream].push(departs_ns, packet);
     }
 
-    pub(super) fn multicast(&mut self, departs_ns: u64, chunk: u32, symbol: SymbolIndex, source_symbols: u16, sequence: Sequence) {
-        let scenario = self.scenario;
-        for (receiver, spec) in scenario.receivers.iter().enumerate() {
-            let member = &mut self.members[receiver];
-            if member.complete_us.is_some() {
-                continue;
-            }
-            // Whether there is somebody to take it is seen when it arrives.
-            let header = Packed { chunk, sequence: sequence.0, symbol: symbol.0, source_symbols };
-            for arrives_ns in member.path.carry(spec, departs_ns).into_iter().flatten() {
-                self.at_ns(arrives_ns, Event::Packet { receiver, header });
-            }
-        }
-    }
-
-    pub(super) fn sender_hears(&mut self, connection: u64, told: Told) -> Result<(), String> {
+    pub(super) fn hear(&mut self, message: Message) -> Result<(), String> {
+        let Message { sender_life, connection, told, is_last, .. } = message;
         let now = self.now();
+        if sender_life != self.sender_life || self.closed.contains(&connection) {
+            return Ok(());
+        }
+        if is_last {
+            self.closed.insert(connection);
+        }
         let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
-        let id = ReceiverId(connection);
         match &told {
             Told::Joined { want, .. } => {
-                let receiver = self.members.iter().position(|member| member.connection == Some(connection));
-                // The connection may have broken while its first message was on the way.
-                let Some(receiver) = receiver else { return Ok(()) };
-                let mut wanted = vec![false; self.scenario.source_symbols.len()];
-                want.iter().flat_map(|range| range.chunks()).for_each(|chunk| wanted[chunk.index()] = true);
-                self.listed.insert(id, (receiver, wanted));
+                let mut wanted = Bits::new(self.pack.source_symbols.len());
+                want.iter().flat_map(|range| range.chunks()).for_each(|chunk| wanted.set(chunk, true));
+                self.listed.insert(connection, Listed { receiver: (connection.0 & u64::from(u32::MAX)) as usize, want: wanted });
             }
             Told::Reported { report, .. } => {
-                let Some((receiver, want)) = self.listed.get_mut(&id) else { return Ok(()) };
-                let completed = report.completed.iter().flat_map(|range| range.first.index()..range.first.index() + range.count as usize);
-                completed.filter_map(|chunk| want.get_mut(chunk).map(|want| *want = false)).for_each(drop);
-                if !matches!(self.scenario.receivers[*receiver].conduct, Conduct::Liar { .. }) {
+                let Some(listed) = self.listed.get_mut(&connection) else { return Ok(()) };
+                let completed = report.completed.iter().flat_map(|range| range.first.0..range.first.0 + range.count);
+                completed.for_each(|chunk| listed.want.set(ChunkId(chunk), false));
+                if !matches!(self.scenario.receivers[listed.receiver].conduct, Conduct::Liar { .. }) {
                     self.reports += 1;
-                    self.report_entries += report.deficits.len() as u64;
+                    count(&mut self.entries_by_ms, now, report.deficits.len() as u64);
                     check_report(report)?;
                 }
             }
             Told::Left { .. } => {
-                if self.listed.remove(&id).is_none() {
+                if self.listed.remove(&connection).is_none() {
                     return Ok(());
                 }
             }
         }
         scheduler.handle(now, told);
-        if let Some((_, want)) = self.listed.get(&id) {
-            let expected = want.iter().filter(|&&want| want).count() as u32;
-            if scheduler.remaining(id) != Some(expected) {
-                return Err(format!("the sender takes {:?} chunks to remain where {expected} do", scheduler.remaining(id)));
+        if let Some(listed) = self.listed.get(&connection) {
+            let expected = listed.want.count();
+            if scheduler.remaining(connection) != Some(expected) {
+                return Err(format!("the sender takes {:?} chunks to remain where {expected} do", scheduler.remaining(connection)));
             }
+        } else if scheduler.remaining(connection).is_some() {
+            return Err("a receiver that has left is still listed".into());
         }
-        self.drive_sender()
+        (0..self.lines.len()).try_for_each(|stream| self.drive_sender(stream))
+    }
+}
+
+fn count(by_ms: &mut Vec<u32>, now: Micros, count: u64) {
+    let ms = (now.0 / 1_000) as usize;
+    if count > 0 {
+        by_ms.resize(by_ms.len().max(ms + 1), 0);
+        by_ms[ms] += count as u32;
     }
 }
 

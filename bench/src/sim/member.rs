@@ -1,0 +1,414 @@
+//! One receiver of a run: its life, its control connection and its network, and the lies of a liar.
+//!
+//! Between two exchanges with the sender a member depends on nobody else, so that members can be taken through a stretch of time one after the other,
+//! or in parallel: each with its own agenda, its own chance, and the packets of the streams to read.
+
+use super::node::{Node, Pack};
+use super::path::Path;
+use super::random::Random;
+use super::scenario::{self, Conduct, Scenario};
+use super::wire::{Packed, Wire};
+use super::world::SESSION;
+use receiver::assemble::Micros;
+use sender::schedule::{Event as Told, ReceiverId};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use wire::packet::{Header, Kind};
+use wire::report::{ChunkRange, Deficit, Report};
+use wire::{ChunkId, Sequence, StreamId, SymbolIndex};
+
+/// What all members see.
+pub(super) struct Surroundings<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) pack: &'a Pack,
+    pub(super) wires: &'a [Wire],
+    /// Least time between reports that the sender asks for, where it is asked.
+    pub(super) report_interval_us: u64,
+}
+
+/// Something on its way to the sender.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) heard_ns: u64,
+    /// To which of the sender's lives the connection belongs.
+    pub(super) sender_life: usize,
+    pub(super) connection: ReceiverId,
+    pub(super) told: Told,
+    /// What comes later on this connection is lost.
+    pub(super) is_last: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Happening {
+    Starts,
+    Dies,
+    Disconnects(usize),
+    SenderDies { down_us: u64 },
+    Connects { life: u32 },
+    Lies,
+    Astray(Packed),
+    Finishes { life: u32 },
+    Wakes,
+}
+
+/// See the module's text.
+pub(super) struct Member {
+    index: usize,
+    pub(super) node: Option<Node>,
+    pub(super) path: Path,
+    random: Random,
+    now_ns: u64,
+    agenda: BinaryHeap<Reverse<(u64, u64, Happening)>>,
+    put: u64,
+    /// Per stream, the next packet to look at.
+    cursors: Vec<u64>,
+    /// The packet that arrives next in its turn.
+    pending: Option<(u64, Packed)>,
+    /// Counts its starts; what belongs to an earlier life is void.
+    life: u32,
+    connections: u64,
+    connection: Option<(ReceiverId, usize)>,
+    pub(super) complete_us: Option<u64>,
+    wakes_ns: Option<u64>,
+    heard_ns: u64,
+    report_interval_us: u64,
+    pub(super) handled: u64,
+}
+
+impl Member {
+    pub(super) fn new(index: usize, scenario: &Scenario, random: &mut Random) -> Member {
+        let spec = &scenario.receivers[index];
+        let mut member = Member {
+            index,
+            node: None,
+            path: Path::new(random.fork()),
+            random: random.fork(),
+            now_ns: 0,
+            agenda: BinaryHeap::new(),
+            put: 0,
+            cursors: Vec::new(),
+            pending: None,
+            life: 0,
+            connections: 0,
+            connection: None,
+            complete_us: None,
+            wakes_ns: None,
+            heard_ns: 0,
+            report_interval_us: 0,
+            handled: 0,
+        };
+        member.at_us(spec.start_us, Happening::Starts);
+        for (which, disconnect) in spec.disconnects.iter().enumerate() {
+            member.at_us(disconnect.at_us, Happening::Disconnects(which));
+        }
+        match spec.conduct {
+            Conduct::Honest => {}
+            Conduct::Crash { at_us, .. } => member.at_us(at_us, Happening::Dies),
+            Conduct::Liar { interval_us } => member.at_us(spec.start_us + interval_us, Happening::Lies),
+        }
+        for &(at_us, down_us) in &scenario.sender_restarts {
+            member.at_us(at_us, Happening::SenderDies { down_us });
+        }
+        member
+    }
+
+    /// When something happens to it, at the earliest.
+    pub(super) fn next_ns(&self, wires: &[Wire]) -> Option<u64> {
+        let due_ns = self.agenda.peek().map(|Reverse((due_ns, ..))| *due_ns);
+        let packet_ns = match self.pending {
+            Some((arrives_ns, _)) => Some(arrives_ns),
+            None if self.node.is_some() => self.departing(wires).map(|(departs_ns, ..)| departs_ns),
+            None => None,
+        };
+        due_ns.into_iter().chain(packet_ns).min()
+    }
+
+    /// The packet of `stream` that it has not looked at yet; `None` while it looks at none.
+    pub(super) fn looks_from(&self, stream: usize) -> Option<u64> {
+        self.node.as_ref().and_then(|_| self.cursors.get(stream).copied())
+    }
+
+    /// Takes it to `until_ns`; what it says goes to `messages`.
+    ///
+    /// # Errors
+    /// Says which invariant failed.
+    pub(super) fn advance(&mut self, around: &Surroundings<'_>, until_ns: u64, messages: &mut Vec<Message>) -> Result<(), String> {
+        loop {
+            self.fetch(around, until_ns);
+            let due_ns = self.agenda.peek().map_or(u64::MAX, |Reverse((due_ns, ..))| *due_ns);
+            match self.pending {
+                Some((arrives_ns, packet)) if arrives_ns < until_ns && arrives_ns <= due_ns => {
+                    self.pending = None;
+                    self.now_ns = arrives_ns;
+                    self.handled += 1;
+                    self.packet(around, packet, messages)?;
+                }
+                _ if due_ns < until_ns => {
+                    let Some(Reverse((_, _, happening))) = self.agenda.pop() else { return Ok(()) };
+                    self.now_ns = due_ns;
+                    self.handled += 1;
+                    self.happens(around, happening, messages)?;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn spec<'a>(&self, around: &Surroundings<'a>) -> &'a scenario::Receiver {
+        &around.scenario.receivers[self.index]
+    }
+
+    fn at_ns(&mut self, at_ns: u64, happening: Happening) {
+        self.put += 1;
+        self.agenda.push(Reverse((at_ns, self.put, happening)));
+    }
+
+    fn at_us(&mut self, at_us: u64, happening: Happening) {
+        self.at_ns(at_us.saturating_mul(1_000), happening);
+    }
+
+    fn after_us(&mut self, delay_us: u64, happening: Happening) {
+        self.at_ns(self.now_ns + delay_us * 1_000, happening);
+    }
+
+    // The network.
+
+    /// The packet that leaves the sender next of those that were not looked at: when, in which stream, what.
+    fn departing(&self, wires: &[Wire]) -> Option<(u64, usize, Packed)> {
+        let of_stream = |(stream, wire): (usize, &Wire)| {
+            let (departs_ns, packet) = wire.get(*self.cursors.get(stream)?)?;
+            Some((departs_ns, stream, packet))
+        };
+        wires.iter().enumerate().filter_map(of_stream).min()
+    }
+
+    /// Looks at packets that leave before `until_ns` until one arrives in its turn.
+    fn fetch(&mut self, around: &Surroundings<'_>, until_ns: u64) {
+        if self.node.is_none() {
+            return;
+        }
+        while self.pending.is_none() {
+            let Some((departs_ns, stream, packet)) = self.departing(around.wires).filter(|&(departs_ns, ..)| departs_ns < until_ns) else {
+                return;
+            };
+            let ordinal = self.cursors[stream] | (stream as u64) << 40;
+            self.cursors[stream] += 1;
+            let arrivals = self.path.carry(around.scenario.seed, self.spec(around), ordinal, departs_ns);
+            self.pending = arrivals.in_turn_ns.map(|arrives_ns| (arrives_ns, packet));
+            for arrives_ns in arrivals.astray_ns.into_iter().flatten() {
+                self.at_ns(arrives_ns, Happening::Astray(packet));
+            }
+        }
+    }
+
+    fn packet(&mut self, around: &Surroundings<'_>, packed: Packed, messages: &mut Vec<Message>) -> Result<(), String> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let is_sync = packed.chunk == around.pack.parameters.chunk_count;
+        let header = Header {
+            kind: if is_sync { Kind::Sync } else { Kind::Symbol },
+            session: SESSION,
+            chunk: ChunkId(packed.chunk),
+            symbol: SymbolIndex(packed.symbol),
+            source_symbols: packed.source_symbols,
+            sequence: Sequence(packed.sequence),
+            stream: StreamId(packed.stream),
+        };
+        let was_idle = !node.is_finishing();
+        let completes = node.packet(around.pack, &header)?;
+        if completes && was_idle {
+            self.schedule_finish(around);
+        }
+        if completes || is_sync { self.drive(around, messages) } else { Ok(()) }
+    }
+
+    // Its life.
+
+    fn happens(&mut self, around: &Surroundings<'_>, happening: Happening, messages: &mut Vec<Message>) -> Result<(), String> {
+        match happening {
+            Happening::Starts => self.start(around),
+            Happening::Dies => self.die(around, messages),
+            Happening::Disconnects(which) => self.disconnect(around, which, messages),
+            Happening::SenderDies { down_us } => {
+                if self.connection.take().is_some() {
+                    let (life, back_off_us) = (self.life, self.random.between(1_000, 300_000));
+                    self.after_us(down_us + back_off_us, Happening::Connects { life });
+                }
+            }
+            Happening::Connects { life } => {
+                self.connect(around, life, messages);
+                // It may have become complete on its own.
+                self.drive(around, messages)?;
+            }
+            Happening::Lies => self.lie(around, messages),
+            Happening::Astray(packet) => self.packet(around, packet, messages)?,
+            Happening::Finishes { life } => self.finish(around, life, messages)?,
+            Happening::Wakes => {
+                if self.wakes_ns == Some(self.now_ns) {
+                    self.wakes_ns = None;
+                    self.drive(around, messages)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, around: &Surroundings<'_>) {
+        let node = Node::new(around.pack, self.spec(around));
+        self.life += 1;
+        self.complete_us = node.assembler.is_done().then_some(self.now_ns / 1_000);
+        self.node = Some(node).filter(|_| self.complete_us.is_none());
+        self.cursors = around.wires.iter().map(|wire| wire.first_from(self.now_ns)).collect();
+        self.pending = None;
+        self.at_ns(self.now_ns, Happening::Connects { life: self.life });
+    }
+
+    fn die(&mut self, around: &Surroundings<'_>, messages: &mut Vec<Message>) {
+        let Conduct::Crash { noticed_us, back_us, .. } = self.spec(around).conduct else { return };
+        if self.complete_us.is_some() {
+            return;
+        }
+        (self.node, self.pending) = (None, None);
+        self.life += 1;
+        if let Some((connection, sender_life)) = self.connection.take() {
+            let heard_ns = (noticed_us * 1_000).max(self.heard_ns).max(self.now_ns + self.spec(around).report_latency_us * 1_000);
+            let told = Told::Left { receiver: connection };
+            messages.push(Message { heard_ns, sender_life, connection, told, is_last: true });
+        }
+        if let Some(back_us) = back_us {
+            self.at_us(back_us, Happening::Starts);
+        }
+    }
+
+    fn schedule_finish(&mut self, around: &Surroundings<'_>) {
+        let life = self.life;
+        self.after_us(self.spec(around).finish_us, Happening::Finishes { life });
+    }
+
+    fn finish(&mut self, around: &Surroundings<'_>, life: u32, messages: &mut Vec<Message>) -> Result<(), String> {
+        let Some(node) = self.node.as_mut().filter(|_| self.life == life) else { return Ok(()) };
+        let sound = !self.random.chance_ppm(around.scenario.receivers[self.index].corrupt_ppm);
+        node.finish(sound)?;
+        if node.is_finishing() {
+            self.schedule_finish(around);
+        }
+        self.drive(around, messages)
+    }
+
+    // Its control connection.
+
+    fn connect(&mut self, around: &Surroundings<'_>, life: u32, messages: &mut Vec<Message>) {
+        if self.life != life || self.connection.is_some() || self.complete_us.is_some() {
+            return;
+        }
+        let Some(node) = &mut self.node else { return };
+        let Some(sender_life) = sender_life(around.scenario, self.now_ns) else {
+            self.after_us(100_000, Happening::Connects { life });
+            return;
+        };
+        node.assembler.reconnected();
+        self.report_interval_us = 0;
+        let want = node.assembler.wanted();
+        self.connections += 1;
+        let connection = ReceiverId(self.connections << 32 | self.index as u64);
+        self.connection = Some((connection, sender_life));
+        self.tell(around, Told::Joined { receiver: connection, want }, messages);
+    }
+
+    /// Sends something over the control connection, behind everything that was sent before.
+    fn tell(&mut self, around: &Surroundings<'_>, told: Told, messages: &mut Vec<Message>) {
+        let spec = self.spec(around);
+        let Some((connection, sender_life)) = self.connection else { return };
+        let delay_us = spec.report_latency_us + self.random.below(spec.report_jitter_us + 1);
+        self.heard_ns = self.heard_ns.max(self.now_ns + delay_us * 1_000);
+        messages.push(Message { heard_ns: self.heard_ns, sender_life, connection, told, is_last: false });
+    }
+
+    fn disconnect(&mut self, around: &Surroundings<'_>, which: usize, messages: &mut Vec<Message>) {
+        let Some((connection, sender_life)) = self.connection else { return };
+        let spec = self.spec(around);
+        let disconnect = spec.disconnects[which];
+        let told = Told::Left { receiver: connection };
+        if disconnect.loses_reports {
+            let heard_ns = self.now_ns + spec.report_latency_us * 1_000;
+            messages.push(Message { heard_ns, sender_life, connection, told, is_last: true });
+        } else {
+            self.tell(around, told, messages);
+        }
+        self.connection = None;
+        let life = self.life;
+        self.after_us(disconnect.down_us, Happening::Connects { life });
+    }
+
+    /// Reports what is due, sees to it that the next report is not forgotten, and leaves when all is done.
+    fn drive(&mut self, around: &Surroundings<'_>, messages: &mut Vec<Message>) -> Result<(), String> {
+        let spec = self.spec(around);
+        let (Some(node), Some((receiver, _))) = (&mut self.node, self.connection) else { return Ok(()) };
+        if matches!(spec.conduct, Conduct::Liar { .. }) {
+            return Ok(());
+        }
+        let interval_us = if around.scenario.paced_reports { around.report_interval_us } else { spec.report_interval_us };
+        if interval_us != self.report_interval_us {
+            self.report_interval_us = interval_us;
+            node.assembler.set_report_interval(interval_us);
+        }
+        let now = Micros(self.now_ns / 1_000);
+        let report = node.assembler.report(now);
+        let due_at = node.assembler.report_due_at();
+        let is_done = node.assembler.is_done();
+        if is_done {
+            node.check(around.pack)?;
+            self.complete_us = Some(now.0);
+            (self.node, self.pending) = (None, None);
+        } else if let Some(due_ns) = due_at.map(|due_at| (due_at.0 * 1_000).max(self.now_ns + 1_000))
+            && self.wakes_ns != Some(due_ns)
+        {
+            self.wakes_ns = Some(due_ns);
+            self.at_ns(due_ns, Happening::Wakes);
+        }
+        if let Some(report) = report {
+            self.tell(around, Told::Reported { receiver, report }, messages);
+        }
+        if is_done {
+            self.tell(around, Told::Left { receiver }, messages);
+            self.connection = None;
+        }
+        Ok(())
+    }
+
+    fn lie(&mut self, around: &Surroundings<'_>, messages: &mut Vec<Message>) {
+        let Conduct::Liar { interval_us } = self.spec(around).conduct else { return };
+        let chunks = u64::from(around.pack.parameters.chunk_count);
+        let sent = around.wires.first().map_or(0, |wire| wire.first_from(self.now_ns)) as u32;
+        let random = &mut self.random;
+        let near = sent.wrapping_sub(random.below(10_000) as u32);
+        let sequence = random.pick(&[near, near.wrapping_add(20_000), random.clone().bits() as u32]);
+        let completed = match random.chance_ppm(100_000) {
+            true => vec![ChunkRange { first: ChunkId(random.below(chunks) as u32), count: random.between(1, chunks) as u32 }],
+            false => Vec::new(),
+        };
+        let deficits = (0..random.below(60)).map(|_| Deficit {
+            chunk: ChunkId(random.below(chunks + 2) as u32),
+            symbols: random.pick(&[0, 1, 2, 10, 187, u16::MAX]),
+            missing: (0..random.below(20)).map(|_| SymbolIndex(random.below(260) as u16)).collect(),
+        });
+        let report = Report {
+            deficits: deficits.collect(),
+            passed: vec![(StreamId(random.below(3) as u16), Sequence(sequence)), (StreamId(0), Sequence(sequence))],
+            completed,
+            packets_seen: random.below(1_000),
+            packets_sent: random.below(1_000),
+            backlog_permille: random.below(1_500) as u16,
+        };
+        if let Some((receiver, _)) = self.connection {
+            self.tell(around, Told::Reported { receiver, report }, messages);
+        }
+        self.after_us(interval_us, Happening::Lies);
+    }
+}
+
+/// Which of its lives the sender is in; `None` while it is down.
+fn sender_life(scenario: &Scenario, now_ns: u64) -> Option<usize> {
+    let begun = |&&(at_us, _): &&(u64, u64)| at_us * 1_000 <= now_ns;
+    let is_down = scenario.sender_restarts.iter().filter(begun).any(|&(at_us, down_us)| now_ns < (at_us + down_us) * 1_000);
+    (!is_down).then(|| scenario.sender_restarts.iter().filter(begun).count())
+}
