@@ -154,6 +154,7 @@ fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
         deficits: vec![Deficit { chunk: ChunkId(150_000), symbols: 2, missing: vec![SymbolIndex(3), SymbolIndex(9)] }],
         packets_seen: 99,
         packets_sent: 100,
+        loss_runs: 1,
         backlog_permille: 250,
     };
     link.send(ToSender::Report(report.clone()));

@@ -49,6 +49,8 @@ pub struct Report {
     pub packets_seen: u64,
     /// Packets that the stream positions say were sent to the groups joined since the last report.
     pub packets_sent: u64,
+    /// In how many runs the packets were lost that were sent and not seen; 0 when that is not known.
+    pub loss_runs: u64,
     /// How full the receiver's memory of chunks that wait for hashing, decompression and disk is, in thousandths.
     pub backlog_permille: u16,
 }
@@ -146,6 +148,7 @@ impl Report {
             deficits: message.deficits.iter().map(deficit).collect::<Result<_, _>>()?,
             packets_seen: message.packets_seen,
             packets_sent: message.packets_sent,
+            loss_runs: message.loss_runs,
             backlog_permille: u16::try_from(message.backlog_permille.min(1000)).unwrap_or(1000),
         })
     }
@@ -166,6 +169,7 @@ impl From<&Report> for v1::Report {
             packets_seen: report.packets_seen,
             packets_sent: report.packets_sent,
             backlog_permille: report.backlog_permille.into(),
+            loss_runs: report.loss_runs,
         }
     }
 }
@@ -207,7 +211,7 @@ mod tests {
                         chunk: ChunkId(chunk), symbols, missing: missing.into_iter().map(SymbolIndex).collect(),
                     })
                     .collect(),
-                packets_seen: seen, packets_sent: sent, backlog_permille: backlog,
+                packets_seen: seen, packets_sent: sent, loss_runs: seen ^ sent, backlog_permille: backlog,
             };
             prop_assert_eq!(Report::checked(&v1::Report::from(&report), 100), Ok(report));
         }

@@ -5,7 +5,7 @@
 
 use super::node::{Node, Pack};
 use super::path::Path;
-use super::random::Random;
+use super::random::{Random, mixed};
 use super::scenario::{self, Conduct, Scenario};
 use super::wire::{Packed, Wire};
 use super::world::SESSION;
@@ -306,6 +306,7 @@ impl Member {
             return;
         };
         node.assembler.reconnected();
+        node.assembler.spread_reports(mixed(self.connections << 32 | self.index as u64));
         self.report_interval_us = 0;
         let want = node.assembler.wanted();
         self.connections += 1;
@@ -397,6 +398,7 @@ impl Member {
             completed,
             packets_seen: random.below(1_000),
             packets_sent: random.below(1_000),
+            loss_runs: random.below(500),
             backlog_permille: random.below(1_500) as u16,
         };
         if let Some((receiver, _)) = self.connection {

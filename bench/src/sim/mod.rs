@@ -7,11 +7,13 @@
 //! * `world`: the run and the invariants.
 //! * `member`, `node`, `path`: a receiver's life, its program, and the way to it.
 //! * `wire`: packets on their way; `carried`: the bytes in them, where a run has some.
-//! * `bound`: the least that could have been sent.
+//! * `bound`: the least that could have been sent, and what simpler schemes would have.
+//! * `figures`: the table of what delivery costs.
 //! * `random`: the source of all chance.
 
 mod bound;
 mod carried;
+mod figures;
 mod member;
 mod node;
 mod path;
@@ -20,38 +22,62 @@ mod scenario;
 mod wire;
 mod world;
 
-pub use bound::least_overhead;
+pub use bound::{Simpler, least_overhead, simpler_schemes};
+pub use figures::FiguresArgs;
 pub use random::Random;
 pub use scenario::{Conduct, Disconnect, Receiver, Scenario};
 pub use world::{Outcome, World};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 /// Arguments of `discus-bench sim`.
 #[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct SimArgs {
+    #[command(subcommand)]
+    command: Option<SimCommand>,
+    /// What to simulate without a subcommand.
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum SimCommand {
+    /// Measure what delivery costs beside the bound and beside simpler schemes
+    Figures(FiguresArgs),
+}
+
+/// Arguments of a run.
+#[derive(Args, Clone, Debug)]
+struct RunArgs {
     /// Seed of the run; of several runs, the first one's.
     #[arg(long, default_value_t = 1)]
-    pub seed: u64,
+    seed: u64,
     /// Runs that many random scenarios, with this seed and the following ones.
     #[arg(long, default_value_t = 1)]
-    pub count: u64,
+    count: u64,
     /// Instead of a random scenario, this many receivers of one image on a LAN.
     #[arg(long)]
-    pub receivers: Option<usize>,
+    receivers: Option<usize>,
     /// With `--receivers`: chunks of 187 symbols in the pack.
     #[arg(long, default_value_t = 200, requires = "receivers")]
-    pub chunks: usize,
+    chunks: usize,
     /// With `--receivers`: independent loss, in percent.
     #[arg(long, default_value_t = 0.0, requires = "receivers")]
-    pub loss_percent: f64,
+    loss_percent: f64,
+    /// With `--receivers`: mean number of packets that are lost in a row; 1: independent loss.
+    #[arg(long, default_value_t = 1.0, requires = "receivers")]
+    burst_packets: f64,
+    /// Symbols carry bytes through the real erasure code, and what is decoded is compared.
+    #[arg(long)]
+    carry_bytes: bool,
     /// Prints the scenario before it is run.
     #[arg(long)]
-    pub show: bool,
+    show: bool,
     /// Prints outcomes as JSON, one a line.
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 /// Runs what `args` ask for and prints the outcomes.
@@ -59,11 +85,19 @@ pub struct SimArgs {
 /// # Errors
 /// The first run that breaks an invariant, with the command that runs it again.
 pub fn run(args: &SimArgs) -> anyhow::Result<()> {
+    match &args.command {
+        Some(SimCommand::Figures(args)) => figures::run(args),
+        None => run_scenarios(&args.run),
+    }
+}
+
+fn run_scenarios(args: &RunArgs) -> anyhow::Result<()> {
     for seed in args.seed..args.seed.saturating_add(args.count.max(1)) {
-        let scenario = match args.receivers {
+        let mut scenario = match args.receivers {
             Some(receivers) => on_lan(seed, args, receivers)?,
             None => Scenario::random(seed),
         };
+        scenario.carry_bytes |= args.carry_bytes;
         if args.show {
             println!("{scenario:#?}");
         }
@@ -73,25 +107,37 @@ pub fn run(args: &SimArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn on_lan(seed: u64, args: &SimArgs, receivers: usize) -> anyhow::Result<Scenario> {
+fn on_lan(seed: u64, args: &RunArgs, receivers: usize) -> anyhow::Result<Scenario> {
     if !(0.0..100.0).contains(&args.loss_percent) {
         bail!("--loss-percent must be at least 0 and less than 100");
     }
     let mut scenario = Scenario::on_lan(seed, args.chunks.max(1), receivers.max(1));
-    for receiver in &mut scenario.receivers {
-        receiver.loss_ppm = (args.loss_percent * 10_000.0) as u32;
-    }
+    lose(&mut scenario.receivers, args.loss_percent / 100.0, args.burst_packets);
     Ok(scenario)
 }
 
-/// The command that runs a scenario again.
-fn replay(seed: u64, args: &SimArgs) -> String {
-    let lan =
-        args.receivers.map(|receivers| format!(" --receivers {receivers} --chunks {} --loss-percent {}", args.chunks, args.loss_percent));
-    format!("run again with: discus-bench sim --seed {seed}{}", lan.unwrap_or_default())
+/// Lets receivers lose packets: `burst_packets` in a row on average.
+fn lose(receivers: &mut [Receiver], loss: f64, burst_packets: f64) {
+    for receiver in receivers {
+        if burst_packets > 1.0 {
+            *receiver = receiver.clone().with_bursts(loss, burst_packets);
+        } else {
+            receiver.loss_ppm = (loss * 1e6).round() as u32;
+        }
+    }
 }
 
-fn print_outcome(seed: u64, args: &SimArgs, scenario: &Scenario, outcome: &Outcome) -> anyhow::Result<()> {
+/// The command that runs a scenario again.
+fn replay(seed: u64, args: &RunArgs) -> String {
+    let lan = args.receivers.map(|receivers| {
+        let (chunks, loss_percent, burst_packets) = (args.chunks, args.loss_percent, args.burst_packets);
+        format!(" --receivers {receivers} --chunks {chunks} --loss-percent {loss_percent} --burst-packets {burst_packets}")
+    });
+    let bytes = if args.carry_bytes { " --carry-bytes" } else { "" };
+    format!("run again with: discus-bench sim --seed {seed}{}{bytes}", lan.unwrap_or_default())
+}
+
+fn print_outcome(seed: u64, args: &RunArgs, scenario: &Scenario, outcome: &Outcome) -> anyhow::Result<()> {
     if args.json {
         println!("{}", serde_json::json!({ "seed": seed, "outcome": serde_json::to_value(outcome)? }));
         return Ok(());
@@ -110,8 +156,7 @@ fn print_outcome(seed: u64, args: &SimArgs, scenario: &Scenario, outcome: &Outco
         outcome.end_us as f64 / 1e6,
     );
     if args.receivers.is_some() {
-        let losses: Vec<f64> = scenario.receivers.iter().map(|receiver| f64::from(receiver.loss_ppm) / 1e6).collect();
-        print!(", bound {:.4}", least_overhead(187, &losses));
+        print!(", bound {:.4}", least_overhead(187, &vec![args.loss_percent / 100.0; scenario.receivers.len()]));
     }
     println!();
     Ok(())

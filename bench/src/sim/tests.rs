@@ -175,9 +175,20 @@ fn a_seed_is_a_run() {
 
 #[test]
 fn a_failure_says_how_to_run_it_again() {
-    let args = SimArgs { seed: 9, count: 5, receivers: Some(3), chunks: 20, loss_percent: 1.5, show: false, json: false };
-    assert_eq!(replay(11, &args), "run again with: discus-bench sim --seed 11 --receivers 3 --chunks 20 --loss-percent 1.5");
-    let random = SimArgs { receivers: None, ..args };
+    let args = RunArgs {
+        seed: 9,
+        count: 5,
+        receivers: Some(3),
+        chunks: 20,
+        loss_percent: 1.5,
+        burst_packets: 1.0,
+        carry_bytes: true,
+        show: false,
+        json: false,
+    };
+    let again = "run again with: discus-bench sim --seed 11 --receivers 3 --chunks 20 --loss-percent 1.5 --burst-packets 1 --carry-bytes";
+    assert_eq!(replay(11, &args), again);
+    let random = RunArgs { receivers: None, carry_bytes: false, ..args };
     assert_eq!(replay(11, &random), "run again with: discus-bench sim --seed 11");
 }
 

@@ -3,10 +3,12 @@
 use super::entry::Entry;
 use super::placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement};
 use super::position::{Moved, Positions};
+use super::runs::LossRuns;
+use std::collections::BTreeMap;
 use wire::packet::{Header, Kind};
 use wire::report::{ChunkRange, DEFICITS_PER_REPORT_MAX, Deficit, MISSING_LISTED_MAX, RANGES_PER_REPORT_MAX, Report};
 use wire::session::SessionParameters;
-use wire::{ChunkId, Micros};
+use wire::{ChunkId, Micros, Sequence, StreamId};
 
 /// Least time between two reports until the sender says otherwise: a hundred a second from each of a few receivers is no load.
 const REPORT_INTERVAL_US: u64 = 10_000;
@@ -47,6 +49,7 @@ pub struct Assembler {
     /// From chunk id to index in `chunks`.
     index_of: Vec<u32>,
     entries: Vec<Option<Entry>>,
+    entries_max: usize,
     free: Vec<usize>,
     /// No entry can be given up for another chunk until something changes: spares a search per packet.
     no_victim: bool,
@@ -54,9 +57,12 @@ pub struct Assembler {
     unfinished: usize,
     /// Chunks outside assembly whose deficit may differ from what the sender believes: given up, corrupt or pending.
     unsettled: Vec<usize>,
+    /// Assembled chunks that wait for their verdict.
+    pending: Vec<Waiting>,
     /// Verified and not reported.
     verified: Vec<ChunkId>,
     positions: Positions,
+    runs: LossRuns,
     /// Packets seen when the positions were last counted, and whether they have moved since.
     seen_counted: Option<u64>,
     uncounted: bool,
@@ -66,12 +72,24 @@ pub struct Assembler {
     backlog_permille: u16,
     report_interval_us: u64,
     reported_at: Option<Micros>,
+    /// Seed of the chance by which reports keep clear of those of other receivers; `None`: they do not.
+    spread: Option<u64>,
     news: bool,
+}
+
+/// An assembled chunk that waits for its verdict.
+#[derive(Debug)]
+struct Waiting {
+    chunk: usize,
+    /// Where its last symbol stood.
+    seen: Option<(StreamId, Sequence)>,
+    /// A report has stopped short of it in the hope that the verdict would come before the next one.
+    held: bool,
 }
 
 impl Assembler {
     /// An assembler that has nothing yet. Memory: four bytes per chunk id up to the image's largest, some 40 bytes per chunk of the image, and 200
-    /// per entry; the symbols are in the caller's buffers.
+    /// per entry that is ever used at once; the symbols are in the caller's buffers.
     pub fn new(config: AssembleConfig) -> Assembler {
         let mut index_of = Vec::new();
         let mut chunks: Vec<Chunk> = Vec::with_capacity(config.chunks.len());
@@ -99,18 +117,20 @@ impl Assembler {
                 }
             }
         }
-        let entries = config.entries.max(1);
         Assembler {
             parameters: config.parameters,
             chunks,
             index_of,
-            entries: vec![None; entries],
-            free: (0..entries).rev().collect(),
+            entries: Vec::new(),
+            entries_max: config.entries.max(1),
+            free: Vec::new(),
             no_victim: false,
             unfinished,
             unsettled: Vec::new(),
+            pending: Vec::new(),
             verified: Vec::new(),
             positions: Positions::default(),
+            runs: LossRuns::default(),
             seen_counted: None,
             uncounted: false,
             packets_seen: 0,
@@ -118,6 +138,7 @@ impl Assembler {
             backlog_permille: 0,
             report_interval_us: REPORT_INTERVAL_US,
             reported_at: None,
+            spread: None,
             news: false,
         }
     }
@@ -133,6 +154,7 @@ impl Assembler {
             let foreign = index.is_some() || header.session != self.parameters.session || header.chunk.0 >= self.parameters.chunk_count;
             return Placement::Ignore(if foreign { Ignored::Foreign } else { Ignored::Unwanted });
         }
+        self.runs.arrived(header.stream, header.sequence);
         let Some(index) = index else { return Placement::Ignore(Ignored::Unwanted) };
         let (entry, opens, evicted) = match self.chunks[index].state {
             State::Done | State::Pending => return Placement::Ignore(Ignored::Unwanted),
@@ -172,6 +194,7 @@ impl Assembler {
         self.free.push(entry.0);
         self.no_victim = false;
         let index = assembly.chunk;
+        self.pending.push(Waiting { chunk: index, seen: assembly.last_seen, held: false });
         let (source_present, repairs) = assembly.into_parts();
         let chunk = &mut self.chunks[index];
         chunk.state = State::Pending;
@@ -182,6 +205,7 @@ impl Assembler {
     /// The chunk, assembled before, matched its hash.
     pub fn verified(&mut self, chunk: ChunkId) {
         let Some(index) = self.index(chunk).filter(|&index| self.chunks[index].state == State::Pending) else { return };
+        self.pending.retain(|waiting| waiting.chunk != index);
         self.chunks[index].state = State::Done;
         self.unfinished -= 1;
         self.verified.push(chunk);
@@ -191,6 +215,7 @@ impl Assembler {
     /// The chunk, assembled before, did not match its hash, or could not be decoded: it is wanted again, all of it.
     pub fn corrupt(&mut self, chunk: ChunkId) {
         let Some(index) = self.index(chunk).filter(|&index| self.chunks[index].state == State::Pending) else { return };
+        self.pending.retain(|waiting| waiting.chunk != index);
         self.give_up(index);
         self.news = true;
     }
@@ -200,6 +225,7 @@ impl Assembler {
         if header.kind != Kind::Sync || !self.parameters.admits_length(header, 0, |_| None) || self.is_done() {
             return;
         }
+        self.runs.arrived(header.stream, header.sequence);
         match self.positions.sync(header.stream, header.sequence) {
             Moved::No => return,
             Moved::On => {}
@@ -235,6 +261,12 @@ impl Assembler {
         self.report_interval_us = interval_us.min(REPORT_INTERVAL_MAX_US);
     }
 
+    /// From now on reports come at moments that `seed` chooses around those that the interval gives, the first one within the first interval: receivers
+    /// with different seeds do not report all at once.
+    pub fn spread_reports(&mut self, seed: u64) {
+        self.spread = Some(seed);
+    }
+
     /// When the next report is due; `None` while there is nothing to say.
     pub fn report_due_at(&self) -> Option<Micros> {
         let earliest = self.reported_at.map_or(Micros(0), |at| at.after(self.report_interval_us));
@@ -243,21 +275,43 @@ impl Assembler {
 
     /// The report that is due, if one is.
     pub fn report(&mut self, now: Micros) -> Option<Report> {
+        if self.reported_at.is_none() && self.news && self.spread.is_some() {
+            // As if it had reported within the last interval.
+            let ago_us = self.chance_us(self.report_interval_us);
+            self.reported_at = Some(Micros(now.0.saturating_sub(ago_us)));
+        }
         if self.report_due_at().is_none_or(|due_at| now < due_at) {
             return None;
         }
-        self.reported_at = Some(now);
+        // From three quarters to five quarters of the interval until the next one.
+        let quarter_us = self.report_interval_us / 4;
+        let later_us = if self.spread.is_some() { self.chance_us(2 * quarter_us) } else { quarter_us };
+        self.reported_at = Some(Micros((now.0 + later_us).saturating_sub(quarter_us)));
         self.news = false;
-        let (deficits, all_told) = self.take_deficits();
+        let passed = self.positions.short_of(self.pending.iter().filter(|waiting| !waiting.held).filter_map(|waiting| waiting.seen));
+        let (deficits, all_told) = self.take_deficits(&passed);
+        self.pending.iter_mut().for_each(|waiting| waiting.held = true);
+        let packets_seen = std::mem::take(&mut self.packets_seen);
+        let packets_sent = std::mem::take(&mut self.packets_sent);
         Some(Report {
             // A position promises that what was before it is known. What did not fit is said next time, and the position with it.
-            passed: if all_told { self.positions.passed() } else { Vec::new() },
+            passed: if all_told { passed } else { Vec::new() },
             completed: self.take_verified(),
             deficits,
-            packets_seen: std::mem::take(&mut self.packets_seen),
-            packets_sent: std::mem::take(&mut self.packets_sent),
+            packets_seen,
+            packets_sent,
+            loss_runs: self.runs.take(packets_sent.saturating_sub(packets_seen)),
             backlog_permille: self.backlog_permille,
         })
+    }
+
+    /// A time below `bound_us` that depends on the seed alone and differs each time (SplitMix64).
+    fn chance_us(&mut self, bound_us: u64) -> u64 {
+        let Some(state) = &mut self.spread else { return 0 };
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((u128::from(mixed ^ (mixed >> 31)) * u128::from(bound_us)) >> 64) as u64
     }
 
     /// A new attendance began: the sender knows nothing but what [`Assembler::wanted`] says.
@@ -272,6 +326,7 @@ impl Assembler {
         }
         self.verified.clear();
         self.positions.clear();
+        self.runs = LossRuns::default();
         (self.seen_counted, self.uncounted, self.packets_seen, self.packets_sent) = (None, false, 0, 0);
         self.reported_at = None;
         self.news = false;
@@ -304,6 +359,10 @@ impl Assembler {
     fn open(&mut self, index: usize) -> Option<(EntryIndex, Option<ChunkId>)> {
         let (slot, evicted) = match self.free.pop() {
             Some(slot) => (slot, None),
+            None if self.entries.len() < self.entries_max => {
+                self.entries.push(None);
+                (self.entries.len() - 1, None)
+            }
             None => {
                 let slot = self.victim()?;
                 let evicted = self.entries[slot].take().map(|assembly| {
@@ -350,22 +409,34 @@ impl Assembler {
         for assembly in self.entries.iter_mut().flatten() {
             assembly.last_seen = None;
         }
+        for waiting in &mut self.pending {
+            waiting.seen = None;
+        }
     }
 
-    /// What chunks lack, where the sender believes something else; and whether that is all there is to say.
-    fn take_deficits(&mut self) -> (Vec<Deficit>, bool) {
+    /// What chunks lack up to the positions `passed`, where the sender believes something else; and whether that is all there is to say.
+    fn take_deficits(&mut self, passed: &[(StreamId, Sequence)]) -> (Vec<Deficit>, bool) {
+        let is_past = |seen: Option<(StreamId, Sequence)>| {
+            seen.is_none_or(|(stream, seen)| passed.iter().any(|&(passed_stream, at)| passed_stream == stream && at.since(seen) > 0))
+        };
         let mut deficits = Vec::new();
+        let mut all_told = true;
         let mut unsettled = std::mem::take(&mut self.unsettled);
+        let waiting: BTreeMap<usize, Option<(StreamId, Sequence)>> =
+            self.pending.iter().map(|waiting| (waiting.chunk, waiting.seen)).collect();
         unsettled.retain(|&index| {
             let chunk = &mut self.chunks[index];
             let symbols = match chunk.state {
                 State::Wanted => chunk.source_symbols,
+                // What the position stops short of is said with a later one.
+                State::Pending if waiting.get(&index).is_some_and(|&seen| !is_past(seen)) => return true,
                 State::Pending => 0,
                 // Verified, which is said otherwise, or in assembly again.
                 State::Done | State::Open(_) => chunk.told,
             };
             let unsaid = symbols != chunk.told;
             if unsaid && deficits.len() == DEFICITS_PER_REPORT_MAX {
+                all_told = false;
                 return true;
             }
             chunk.unsettled = false;
@@ -375,13 +446,11 @@ impl Assembler {
             }
             false
         });
-        let mut all_told = unsettled.is_empty();
         self.unsettled = unsettled;
         for assembly in self.entries.iter().flatten() {
             let chunk = &mut self.chunks[assembly.chunk];
             let symbols = assembly.deficit();
-            let past = assembly.last_seen.is_none_or(|seen| self.positions.is_past(seen));
-            if !past || symbols == chunk.told {
+            if symbols == chunk.told || !is_past(assembly.last_seen) {
                 continue;
             }
             if deficits.len() == DEFICITS_PER_REPORT_MAX {

@@ -6,12 +6,13 @@
 //! * `placement`: the values that go in and out.
 //! * `assembler`: the machine.
 //! * `entry`: one chunk in assembly.
-//! * `position`: how far the streams have come.
+//! * `position`, `runs`: how far the streams have come, and how what is lost is spread.
 
 mod assembler;
 mod entry;
 mod placement;
 mod position;
+mod runs;
 
 pub use assembler::Assembler;
 pub use placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement, SymbolSet};

@@ -10,10 +10,13 @@
 //! * `stream`: positions, groups in flight, idle syncs.
 //! * `needs`, `chunk_set`: the sums and sets that they work on.
 //! * `rate`: how fast.
+//! * `loss`, `proactive`: what the losses are like, and how much is sent against them before anybody asks.
 
 mod action;
 mod chunk_set;
+mod loss;
 mod needs;
+mod proactive;
 mod rate;
 mod roster;
 mod scheduler;

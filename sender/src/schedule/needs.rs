@@ -94,6 +94,11 @@ impl ChunkNeeds {
         self.symbols_needed().find(|&symbols| !is_whole(symbols, self.source_symbols())).unwrap_or(0)
     }
 
+    /// The largest number of symbols that somebody needs who needs no more than `most`.
+    pub(super) fn max_up_to(&self, most: u16) -> u16 {
+        self.symbols_needed().find(|&symbols| symbols <= most).unwrap_or(0)
+    }
+
     /// The source symbols that somebody lacks, ascending, when everybody in need named them.
     pub(super) fn missing(&self) -> Option<Vec<u16>> {
         let missing = || (0..).zip(&self.by_missing).filter(|&(_, &receivers)| receivers > 0).map(|(symbol, _)| symbol).collect();

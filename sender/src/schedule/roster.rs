@@ -6,7 +6,7 @@
 use super::ReceiverId;
 use super::chunk_set::ChunkSet;
 use super::needs::{ChunkNeeds, Need};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use wire::ChunkId;
 use wire::report::{ChunkRange, Deficit};
 
@@ -24,32 +24,52 @@ pub(super) enum Attendance {
     Absent,
 }
 
+/// What a receiver said of a chunk, or did not say although it should have.
+#[derive(Debug)]
+struct Statement {
+    need: Need,
+    /// It is in the chunk's sums if this is the chunk's `sending`: the receiver has passed all that was sent of it.
+    sending: u32,
+}
+
+/// In no chunk's sums.
+const NOT_COUNTED: u32 = 0;
+
 #[derive(Debug)]
 struct Member {
     want: ChunkSet,
     /// What it lacks of chunks that it wants, where it said so. Never of a chunk outside `want`.
-    needs: BTreeMap<ChunkId, Need>,
+    statements: BTreeMap<ChunkId, Statement>,
     attendance: Attendance,
+    straggler: bool,
 }
 
 #[derive(Debug)]
 struct Demand {
     source_symbols: u16,
     receivers: u32,
-    /// Only while somebody said that it lacks something: most chunks of a pack have none at any time.
-    needs: Option<Box<ChunkNeeds>>,
+    /// Counts how often it was sent. What was said of it before no longer holds: more is on its way.
+    sending: u32,
+    /// What receivers lack that have passed its last symbol; of stragglers apart. Only while there are such receivers: most chunks
+    /// of a pack have none at any time.
+    needs: [Option<Box<ChunkNeeds>>; 2],
 }
 
 impl Demand {
-    fn add_need(&mut self, need: &Need) {
-        self.needs.get_or_insert_with(|| Box::new(ChunkNeeds::new(self.source_symbols))).add(need);
+    fn add_need(&mut self, straggler: bool, need: &Need) {
+        self.needs[usize::from(straggler)].get_or_insert_with(|| Box::new(ChunkNeeds::new(self.source_symbols))).add(need);
     }
 
-    fn remove_need(&mut self, need: &Need) {
-        if let Some(needs) = &mut self.needs {
+    fn remove_need(&mut self, straggler: bool, need: &Need) {
+        let slot = &mut self.needs[usize::from(straggler)];
+        if let Some(needs) = slot {
             needs.remove(need);
         }
-        self.needs.take_if(|needs| needs.reporters() == 0);
+        slot.take_if(|needs| needs.reporters() == 0);
+    }
+
+    fn counts(&self, statement: &Statement) -> bool {
+        statement.sending == self.sending
     }
 }
 
@@ -58,23 +78,14 @@ impl Demand {
 pub(super) struct Roster {
     members: BTreeMap<ReceiverId, Member>,
     chunks: Vec<Demand>,
-    greeting: BTreeSet<ReceiverId>,
     /// Members that want at least one chunk, absent ones included.
     wanting: usize,
 }
 
-/// What is known of the need for one chunk.
-pub(super) struct Known<'a> {
-    /// What receivers said.
-    pub(super) needs: Option<&'a ChunkNeeds>,
-    /// Somebody wants the chunk, has passed it and said nothing of it: it lacks all of it.
-    pub(super) silent: bool,
-}
-
 impl Roster {
     pub(super) fn new(source_symbols: &[u16]) -> Roster {
-        let demand = |&source_symbols: &u16| Demand { source_symbols, receivers: 0, needs: None };
-        Roster { members: BTreeMap::new(), chunks: source_symbols.iter().map(demand).collect(), greeting: BTreeSet::new(), wanting: 0 }
+        let demand = |&source_symbols: &u16| Demand { source_symbols, receivers: 0, sending: 1, needs: [None, None] };
+        Roster { members: BTreeMap::new(), chunks: source_symbols.iter().map(demand).collect(), wanting: 0 }
     }
 
     /// Receivers that are listed.
@@ -101,11 +112,6 @@ impl Roster {
         self.members.get(&receiver).map(|member| &member.attendance)
     }
 
-    /// Who has joined and not reported yet.
-    pub(super) fn greeting(&self) -> impl Iterator<Item = ReceiverId> + '_ {
-        self.greeting.iter().copied()
-    }
-
     /// Lists `receiver`, which must not be listed.
     pub(super) fn join(&mut self, receiver: ReceiverId, ranges: &[ChunkRange]) {
         let mut want = ChunkSet::new(self.chunks.len() as u32);
@@ -116,8 +122,7 @@ impl Roster {
             self.chunks[chunk.index()].receivers += 1;
         }
         self.wanting += usize::from(!want.is_empty());
-        self.greeting.insert(receiver);
-        self.members.insert(receiver, Member { want, needs: BTreeMap::new(), attendance: Attendance::Greeting });
+        self.members.insert(receiver, Member { want, statements: BTreeMap::new(), attendance: Attendance::Greeting, straggler: false });
     }
 
     /// Takes `receiver` off the list with all its demand.
@@ -132,11 +137,6 @@ impl Roster {
     pub(super) fn set_attendance(&mut self, receiver: ReceiverId, attendance: Attendance) {
         let Some(member) = self.members.get_mut(&receiver) else { return };
         let (was_absent, is_absent) = (member.attendance == Attendance::Absent, attendance == Attendance::Absent);
-        if attendance == Attendance::Greeting {
-            self.greeting.insert(receiver);
-        } else {
-            self.greeting.remove(&receiver);
-        }
         member.attendance = attendance;
         if was_absent == is_absent {
             return;
@@ -145,10 +145,35 @@ impl Roster {
             let receivers = &mut self.chunks[chunk.index()].receivers;
             *receivers = if is_absent { *receivers - 1 } else { *receivers + 1 };
         }
-        for (chunk, need) in &member.needs {
-            let demand = &mut self.chunks[chunk.index()];
-            if is_absent { demand.remove_need(need) } else { demand.add_need(need) }
+        if is_absent {
+            for (chunk, statement) in &mut member.statements {
+                let demand = &mut self.chunks[chunk.index()];
+                if demand.counts(statement) {
+                    demand.remove_need(member.straggler, &statement.need);
+                }
+                statement.sending = NOT_COUNTED;
+            }
         }
+    }
+
+    /// What `receiver` lacks is summed apart, or no longer.
+    pub(super) fn set_straggler(&mut self, receiver: ReceiverId, straggler: bool) {
+        let Some(member) = self.members.get_mut(&receiver).filter(|member| member.straggler != straggler) else { return };
+        for (chunk, statement) in &member.statements {
+            let demand = &mut self.chunks[chunk.index()];
+            if demand.counts(statement) {
+                demand.remove_need(member.straggler, &statement.need);
+                demand.add_need(straggler, &statement.need);
+            }
+        }
+        member.straggler = straggler;
+    }
+
+    /// Chunks of which `receiver` is known to lack something.
+    pub(super) fn lacking(&self, receiver: ReceiverId) -> Vec<ChunkId> {
+        let Some(member) = self.members.get(&receiver) else { return Vec::new() };
+        let counted = |(chunk, statement): &(&ChunkId, &Statement)| self.chunks[chunk.index()].counts(statement);
+        member.statements.iter().filter(counted).map(|(&chunk, _)| chunk).collect()
     }
 
     /// `receiver` needs nothing more of the chunks of `range`. Those that it did not want are none of its business.
@@ -158,12 +183,9 @@ impl Roster {
         let removed = member.want.remove_range(range);
         for chunk in &removed {
             let demand = &mut self.chunks[chunk.index()];
-            let need = member.needs.remove(chunk);
-            if counted {
-                demand.receivers -= 1;
-                if let Some(need) = need {
-                    demand.remove_need(&need);
-                }
+            demand.receivers -= u32::from(counted);
+            if let Some(statement) = member.statements.remove(chunk).filter(|statement| demand.counts(statement)) {
+                demand.remove_need(member.straggler, &statement.need);
             }
         }
         self.wanting -= usize::from(!removed.is_empty() && member.want.is_empty());
@@ -174,35 +196,47 @@ impl Roster {
         let Some(member) = self.members.get_mut(&receiver).filter(|member| member.want.contains(deficit.chunk)) else { return false };
         let demand = &mut self.chunks[deficit.chunk.index()];
         let need = Need::checked(deficit, demand.source_symbols);
-        let counted = member.attendance != Attendance::Absent;
-        if counted {
-            demand.add_need(&need);
+        let statement = member.statements.entry(deficit.chunk).or_insert_with(|| Statement { need: need.clone(), sending: NOT_COUNTED });
+        if demand.counts(statement) {
+            demand.remove_need(member.straggler, &statement.need);
+            demand.add_need(member.straggler, &need);
         }
-        if let Some(before) = member.needs.insert(deficit.chunk, need).filter(|_| counted) {
-            demand.remove_need(&before);
-        }
+        statement.need = need;
         true
     }
 
-    /// Looks at what is known of `chunk` when nothing is known of the receivers `unknown`: what they said before no longer holds.
-    pub(super) fn known<T>(&mut self, chunk: ChunkId, unknown: impl Iterator<Item = ReceiverId>, look: impl FnOnce(Known<'_>) -> T) -> T {
+    /// `receiver` has passed everything that was sent of `chunk`: what it said of it holds, and if it said nothing, it lacks all of it. Whether it
+    /// lacks any.
+    pub(super) fn count(&mut self, receiver: ReceiverId, chunk: ChunkId) -> bool {
+        let Some(member) = self.members.get_mut(&receiver) else { return false };
+        if member.attendance == Attendance::Absent || !member.want.contains(chunk) {
+            return false;
+        }
         let demand = &mut self.chunks[chunk.index()];
-        let mut known_receivers = demand.receivers;
-        let mut set_aside = Vec::new();
-        for receiver in unknown {
-            let Some(member) = self.members.get(&receiver).filter(|member| member.want.contains(chunk)) else { continue };
-            known_receivers -= 1;
-            if let Some(need) = member.needs.get(&chunk) {
-                demand.remove_need(need);
-                set_aside.push(need);
-            }
+        let all = || Statement { need: Need { symbols: demand.source_symbols, missing: Vec::new() }, sending: NOT_COUNTED };
+        let statement = member.statements.entry(chunk).or_insert_with(all);
+        if !demand.counts(statement) {
+            statement.sending = demand.sending;
+            demand.add_need(member.straggler, &statement.need);
         }
-        let reporters = demand.needs.as_ref().map_or(0, |needs| needs.reporters());
-        let outcome = look(Known { needs: demand.needs.as_deref(), silent: known_receivers > reporters });
-        for need in set_aside {
-            demand.add_need(need);
-        }
-        outcome
+        statement.need.symbols > 0
+    }
+
+    /// Symbols of `chunk` go out: what is known of it no longer holds.
+    pub(super) fn send(&mut self, chunk: ChunkId) {
+        let demand = &mut self.chunks[chunk.index()];
+        demand.sending = demand.sending.checked_add(1).unwrap_or(NOT_COUNTED + 1);
+        demand.needs = [None, None];
+    }
+
+    /// What the receivers that have passed all that was sent of `chunk` lack of it; stragglers not among them.
+    pub(super) fn needs(&self, chunk: ChunkId) -> Option<&ChunkNeeds> {
+        self.chunks[chunk.index()].needs[0].as_deref()
+    }
+
+    /// The same of stragglers.
+    pub(super) fn stragglers_needs(&self, chunk: ChunkId) -> Option<&ChunkNeeds> {
+        self.chunks[chunk.index()].needs[1].as_deref()
     }
 
     /// Counts everything anew and compares, for tests.
@@ -211,25 +245,24 @@ impl Roster {
     /// Says which sum is wrong.
     pub(super) fn check(&self) -> Result<(), String> {
         let mut receivers = vec![0; self.chunks.len()];
-        let mut reporters = vec![0; self.chunks.len()];
+        let mut reporters = vec![[0; 2]; self.chunks.len()];
         for (id, member) in &self.members {
-            if self.greeting.contains(id) != (member.attendance == Attendance::Greeting) {
-                return Err(format!("receiver {}: the greeting set is wrong", id.0));
-            }
-            if let Some(chunk) = member.needs.keys().find(|&&chunk| !member.want.contains(chunk)) {
+            if let Some(chunk) = member.statements.keys().find(|&&chunk| !member.want.contains(chunk)) {
                 return Err(format!("receiver {} lacks chunk {chunk} that it does not want", id.0));
             }
             if member.attendance == Attendance::Absent {
                 continue;
             }
             member.want.iter().for_each(|chunk| receivers[chunk.index()] += 1);
-            member.needs.keys().for_each(|chunk| reporters[chunk.index()] += 1);
+            let counted = |(chunk, statement): &(&ChunkId, &Statement)| self.chunks[chunk.index()].counts(statement);
+            let straggler = usize::from(member.straggler);
+            member.statements.iter().filter(counted).for_each(|(chunk, _)| reporters[chunk.index()][straggler] += 1);
         }
         for (chunk, demand) in self.chunks.iter().enumerate() {
             if demand.receivers != receivers[chunk] {
                 return Err(format!("chunk {chunk}: demand {} where {} receivers want it", demand.receivers, receivers[chunk]));
             }
-            if demand.needs.as_ref().map_or(0, |needs| needs.reporters()) != reporters[chunk] {
+            if demand.needs.each_ref().map(|needs| needs.as_ref().map_or(0, |needs| needs.reporters())) != reporters[chunk] {
                 return Err(format!("chunk {chunk}: needs are counted wrongly"));
             }
         }
@@ -281,51 +314,69 @@ mod tests {
         assert_eq!((demands(&roster), roster.wanting()), (vec![0; 5], 0));
     }
 
+    fn largest(roster: &Roster, chunk: u32) -> (u16, bool) {
+        roster.check().unwrap();
+        roster.needs(ChunkId(chunk)).map_or((0, false), |needs| (needs.partial_max(), needs.any_whole()))
+    }
+
     #[test]
     fn what_a_receiver_lacks_goes_and_comes_back_with_its_attendance() {
         let mut roster = roster();
         assert!(roster.lack(A, &deficit(1, 2)) && roster.lack(B, &deficit(1, 5)));
         assert!(!roster.lack(A, &deficit(4, 2)), "it does not want that chunk");
-        let partial_max = |roster: &mut Roster| {
-            roster.check().unwrap();
-            roster.known(ChunkId(1), std::iter::empty(), |known| known.needs.map_or(0, ChunkNeeds::partial_max))
-        };
-        assert_eq!(partial_max(&mut roster), 5);
+        assert_eq!(largest(&roster, 1), (0, false), "more of it may be on its way");
+        assert!(roster.count(A, ChunkId(1)) && roster.count(B, ChunkId(1)) && roster.count(B, ChunkId(1)));
+        assert_eq!(largest(&roster, 1), (5, false));
         roster.set_attendance(B, Attendance::Absent);
-        assert_eq!((partial_max(&mut roster), demands(&roster)), (2, vec![1, 1, 1, 0, 0]));
+        assert_eq!((largest(&roster, 1), demands(&roster)), ((2, false), vec![1, 1, 1, 0, 0]));
         assert!(roster.lack(B, &deficit(1, 7)), "an absent receiver's word is kept for its return");
+        assert!(!roster.count(B, ChunkId(1)));
         roster.complete(B, range(3, 1));
-        assert_eq!(partial_max(&mut roster), 2);
+        assert_eq!(largest(&roster, 1), (2, false));
         roster.set_attendance(B, LISTENING);
-        assert_eq!((partial_max(&mut roster), demands(&roster)), (7, vec![1, 2, 2, 0, 1]));
+        roster.count(B, ChunkId(1));
+        assert_eq!((largest(&roster, 1), demands(&roster)), ((7, false), vec![1, 2, 2, 0, 1]));
         roster.complete(B, range(1, 1));
-        assert_eq!(partial_max(&mut roster), 2);
+        assert_eq!(largest(&roster, 1), (2, false));
     }
 
     #[test]
     fn silence_of_a_receiver_that_has_passed_means_that_it_lacks_all() {
         let mut roster = roster();
-        let silent = |roster: &mut Roster, unknown: &[ReceiverId]| {
-            let silent = roster.known(ChunkId(2), unknown.iter().copied(), |known| known.silent);
-            roster.check().unwrap();
-            silent
-        };
-        assert!(silent(&mut roster, &[]));
-        assert!(!silent(&mut roster, &[A, B]));
+        assert!(roster.count(A, ChunkId(2)));
+        assert_eq!(largest(&roster, 2), (0, true));
         roster.lack(A, &deficit(2, 0));
-        assert!(silent(&mut roster, &[]) && !silent(&mut roster, &[B]));
-        assert!(silent(&mut roster, &[A]));
-        roster.lack(B, &deficit(2, 4));
-        assert!(!silent(&mut roster, &[]));
+        assert!(!roster.count(A, ChunkId(2)), "it waits to be verified");
+        assert_eq!(largest(&roster, 2), (0, false));
+        assert!(!roster.count(A, ChunkId(4)), "it does not want it");
     }
 
     #[test]
-    fn what_an_unknown_receiver_said_does_not_count() {
+    fn what_was_said_before_more_was_sent_does_not_count_until_that_has_been_passed() {
         let mut roster = roster();
         roster.lack(A, &deficit(2, 2));
+        roster.count(A, ChunkId(2));
+        roster.send(ChunkId(2));
+        assert_eq!(largest(&roster, 2), (0, false));
         roster.lack(B, &deficit(2, 7));
-        let partial_max = roster.known(ChunkId(2), [B].into_iter(), |known| known.needs.map_or(0, ChunkNeeds::partial_max));
-        assert_eq!(partial_max, 2);
-        roster.check().unwrap();
+        assert_eq!(largest(&roster, 2), (0, false));
+        roster.count(A, ChunkId(2));
+        assert_eq!(largest(&roster, 2), (2, false), "unchanged deficits are not said again");
+    }
+
+    #[test]
+    fn stragglers_are_summed_apart() {
+        let mut roster = roster();
+        for (receiver, symbols) in [(A, 2), (B, 7)] {
+            roster.lack(receiver, &deficit(2, symbols));
+            roster.count(receiver, ChunkId(2));
+        }
+        roster.set_straggler(B, true);
+        assert_eq!(largest(&roster, 2), (2, false));
+        assert_eq!(roster.stragglers_needs(ChunkId(2)).map(ChunkNeeds::partial_max), Some(7));
+        assert_eq!(roster.lacking(B), [ChunkId(2)]);
+        roster.set_straggler(B, false);
+        assert_eq!(largest(&roster, 2), (7, false));
+        assert!(roster.stragglers_needs(ChunkId(2)).is_none());
     }
 }

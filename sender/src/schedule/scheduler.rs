@@ -2,10 +2,12 @@
 
 mod compose;
 
+use super::loss::LossBook;
 use super::needs::ChunkNeeds;
+use super::proactive::{Landed, Proactive};
 use super::rate::RateControl;
-use super::roster::{Attendance, Known, Roster};
-use super::stream::Stream;
+use super::roster::{Attendance, Roster};
+use super::stream::{InFlight, Stream};
 use super::{Event, Next, ReceiverId, ScheduleConfig, Totals, chunk_set::ChunkSet};
 use std::collections::VecDeque;
 use wire::report::{ChunkRange, Report};
@@ -23,8 +25,9 @@ const REPORT_WAIT_MAX_US: u64 = 500_000;
 /// Assumed until a report came: one report interval and a busy machine.
 const REPORT_LAG_START_US: u64 = 25_000;
 /// A receiver that does not answer a sync for this long is absent: it makes no demand until it reports again. Long beside any round trip of
-/// a network that carries such streams, short beside TCP's own notice that a peer is gone.
+/// a network that carries such streams, short beside TCP's own notice that a peer is gone. With very many receivers it is so many report intervals.
 const ABSENT_AFTER_US: u64 = 1_000_000;
+const ABSENT_AFTER_INTERVALS: u64 = 4;
 
 /// Where a chunk's last group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,11 +65,18 @@ pub struct Scheduler {
     progress: Vec<Progress>,
     streams: Vec<Stream>,
     rate: RateControl,
+    losses: LossBook,
+    proactive: Proactive,
     /// Chunks that somebody needs whole: never sent, or lost altogether. Served in ascending order, round and round.
     whole: ChunkSet,
     carousel: u32,
     /// Chunks that somebody has in part, in the order in which that became known.
     repairs: VecDeque<ChunkId>,
+    /// Chunks that only stragglers lack, in part or whole: served when there is nothing else, and a hundredth of the time besides.
+    later: ChunkSet,
+    later_next: u32,
+    /// Packets sent to others that stragglers' hundredth comes from.
+    later_credit_packets: u64,
     /// Symbols by which repairs have had more than half of the stream while whole chunks waited.
     repairs_ahead_symbols: u64,
     /// Greeting receivers, by when they will have been silent for too long.
@@ -91,8 +101,13 @@ impl Scheduler {
             progress: config.source_symbols.iter().map(progress).collect(),
             streams: config.streams.iter().map(|&id| Stream::new(id)).collect(),
             rate: RateControl::new(config.rate_cap_bits_per_second, config.rate_floor_bits_per_second),
+            losses: LossBook::default(),
+            proactive: Proactive::default(),
             whole: ChunkSet::new(config.parameters.chunk_count),
             carousel: 0,
+            later: ChunkSet::new(config.parameters.chunk_count),
+            later_next: 0,
+            later_credit_packets: 0,
             repairs: VecDeque::new(),
             repairs_ahead_symbols: 0,
             greeting_until: VecDeque::new(),
@@ -106,7 +121,7 @@ impl Scheduler {
     /// Takes notice of what happened.
     pub fn handle(&mut self, now: Micros, event: Event) {
         match event {
-            Event::Joined { receiver, want } => self.join(receiver, &want),
+            Event::Joined { receiver, want } => self.join(now, receiver, &want),
             Event::Reported { receiver, report } => self.report(now, receiver, &report),
             Event::Left { receiver } => self.leave(receiver),
         }
@@ -176,18 +191,26 @@ impl Scheduler {
 
     // What happened.
 
-    fn join(&mut self, receiver: ReceiverId, want: &[ChunkRange]) {
+    fn join(&mut self, now: Micros, receiver: ReceiverId, want: &[ChunkRange]) {
         self.leave(receiver);
         self.roster.join(receiver, want);
         self.greeting_new.push(receiver);
         self.queue_never_sent(receiver);
+        // It can say nothing before it has heard one.
+        self.streams.iter_mut().for_each(|stream| stream.hurry_syncs(now));
     }
 
     fn leave(&mut self, receiver: ReceiverId) {
+        if self.roster.want(receiver).is_none() {
+            return;
+        }
+        if self.roster.attendance(receiver) == Some(&Attendance::Greeting) {
+            self.greeting_new.retain(|&greeting| greeting != receiver);
+            self.greeting_until.retain(|&(_, greeting)| greeting != receiver);
+        }
         self.roster.leave(receiver);
         self.rate.forget(receiver);
-        self.greeting_new.retain(|&greeting| greeting != receiver);
-        self.greeting_until.retain(|&(_, greeting)| greeting != receiver);
+        self.losses.forget(receiver);
         self.unlisten(receiver);
     }
 
@@ -196,17 +219,19 @@ impl Scheduler {
             return;
         }
         self.rate.note(receiver, report);
+        self.losses.note(receiver, report);
         for &range in &report.completed {
             self.roster.complete(receiver, range);
         }
-        let is_lacking = |&chunk: &ChunkId| chunk.index() < self.progress.len();
-        let mut lacking: Vec<ChunkId> = Vec::new();
-        for deficit in report.deficits.iter().filter(|deficit| is_lacking(&deficit.chunk)) {
+        let mut news: Vec<ChunkId> = Vec::new();
+        for deficit in report.deficits.iter().filter(|deficit| deficit.chunk.index() < self.progress.len()) {
             if self.roster.lack(receiver, deficit) {
-                lacking.push(deficit.chunk);
+                news.push(deficit.chunk);
             }
         }
-        self.pass(receiver, report);
+        news.extend(self.pass(receiver, report));
+        // What is said of a chunk counts when the receiver has passed all that was sent of it.
+        news.retain(|&chunk| self.has_passed(receiver, chunk) && self.roster.count(receiver, chunk));
         if self.remaining(receiver) == Some(0) {
             self.unlisten(receiver);
         }
@@ -217,7 +242,7 @@ impl Scheduler {
                 self.report_lag_us = lag_us.max(self.report_lag_us - self.report_lag_us.saturating_sub(lag_us) / 8);
             }
         }
-        for chunk in lacking {
+        for chunk in news {
             if self.progress[chunk.index()].flight != Flight::Waiting {
                 self.judge(chunk);
             }
@@ -225,24 +250,35 @@ impl Scheduler {
         self.catch_up(receiver);
     }
 
-    /// Moves `receiver` along the streams; it listens from its first credible position on.
-    fn pass(&mut self, receiver: ReceiverId, report: &Report) {
+    /// Moves `receiver` along the streams; it listens from its first credible position on. The chunks that it has passed by this report.
+    fn pass(&mut self, receiver: ReceiverId, report: &Report) -> Vec<ChunkId> {
         let mut heard = false;
+        let mut passed = Vec::new();
         for &(id, sequence) in &report.passed {
             let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else { continue };
             if let Some(position) = stream.position_of(sequence) {
-                stream.listen(receiver, position);
+                if let Some(before) = stream.listen(receiver, position) {
+                    passed.extend(stream.groups_between(before, position).flat_map(|group| group.chunks.iter().copied()));
+                }
                 heard = true;
             }
         }
         let listening = matches!(self.roster.attendance(receiver), Some(Attendance::Listening { .. }));
         if !heard || listening || self.streams.iter().any(|stream| stream.passed(receiver).is_none()) {
-            return;
+            return passed;
         }
         self.greeting_new.retain(|&greeting| greeting != receiver);
         let catch_up = self.streams.iter().map(|stream| stream.symbols_end).collect();
         self.roster.set_attendance(receiver, Attendance::Listening { catch_up: Some(catch_up) });
         self.queue_never_sent(receiver);
+        passed
+    }
+
+    /// Whether `receiver` listens and everything that was sent of `chunk` lies behind it.
+    fn has_passed(&self, receiver: ReceiverId, chunk: ChunkId) -> bool {
+        let Some(sent) = self.progress[chunk.index()].sent else { return false };
+        // A receiver at a position has seen only what lies before it.
+        self.streams[sent.stream].passed(receiver).is_some_and(|passed| passed > sent.last)
     }
 
     /// Judges everything that went out before `receiver` listened, once it has passed all that.
@@ -254,8 +290,8 @@ impl Scheduler {
         }
         self.roster.set_attendance(receiver, Attendance::Listening { catch_up: None });
         for chunk in self.wanted_by(receiver) {
-            let progress = &self.progress[chunk.index()];
-            if progress.sent.is_some() && progress.flight != Flight::Waiting {
+            let lacks = self.has_passed(receiver, chunk) && self.roster.count(receiver, chunk);
+            if lacks && self.progress[chunk.index()].flight != Flight::Waiting {
                 self.judge(chunk);
             }
         }
@@ -291,16 +327,36 @@ impl Scheduler {
     /// Judges the chunks of all groups that all listeners have passed; when the last of them had left.
     fn land_passed(&mut self, stream: usize) -> Option<Micros> {
         let mut on_wire_at = None;
-        while let Some(group) = self.streams[stream].take_passed() {
+        loop {
+            let was_overdue = self.streams[stream].overdue > 0;
+            let Some(group) = self.streams[stream].take_passed() else { return on_wire_at };
             on_wire_at = Some(group.on_wire_at);
-            for chunk in group.chunks {
+            if !was_overdue {
+                self.learn(&group);
+            }
+            for &chunk in &group.chunks {
                 if self.is_in(chunk, stream, group.first, group.sync) {
                     self.progress[chunk.index()].flight = Flight::Landed;
                     self.judge(chunk);
                 }
             }
         }
-        on_wire_at
+    }
+
+    /// Learns from a group of whole chunks how much repair should have gone with it.
+    fn learn(&mut self, group: &InFlight) {
+        let Some(version) = group.proactive else { return };
+        let deficit = |&chunk: &ChunkId| {
+            let source_symbols = self.config.source_symbols[chunk.index()];
+            // Who lacks more than R joined in the middle or has no memory: that is not loss.
+            self.roster.needs(chunk).map_or(0, |needs| needs.max_up_to(wire::erasure::repair_symbols(source_symbols)))
+        };
+        let deficits = group.chunks.iter().map(deficit).collect();
+        self.proactive.landed(Landed { version, deficits, listeners: self.listeners() });
+    }
+
+    fn listeners(&self) -> usize {
+        self.streams.iter().map(Stream::listener_count).max().unwrap_or(0)
     }
 
     /// Whether the group from `first` to `sync` is the last one that `chunk` was in.
@@ -313,10 +369,11 @@ impl Scheduler {
         if self.roster.demand(chunk) == 0 {
             return;
         }
-        let (partial, whole) = self.known(chunk, |known| {
-            let needs = known.needs;
-            (needs.is_some_and(|needs| needs.partial_max() > 0), known.silent || needs.is_some_and(ChunkNeeds::any_whole))
-        });
+        let needs = self.roster.needs(chunk);
+        let (partial, whole) = (needs.is_some_and(|needs| needs.partial_max() > 0), needs.is_some_and(ChunkNeeds::any_whole));
+        if self.roster.stragglers_needs(chunk).is_some_and(|needs| needs.needy() > 0) {
+            self.later.insert(chunk);
+        }
         if whole {
             self.whole.insert(chunk);
         }
@@ -327,23 +384,35 @@ impl Scheduler {
         }
     }
 
-    /// Looks at what is known of a chunk: nothing of receivers that have not passed its last symbol.
-    fn known<T>(&mut self, chunk: ChunkId, look: impl FnOnce(Known<'_>) -> T) -> T {
-        let Some(sent) = self.progress[chunk.index()].sent else {
-            return look(Known { needs: None, silent: self.roster.demand(chunk) > 0 });
-        };
-        let unknown: Vec<ReceiverId> = self.roster.greeting().chain(self.streams[sent.stream].behind(sent.last)).collect();
-        self.roster.known(chunk, unknown.into_iter(), look)
-    }
-
     // What time brings.
 
     fn report_wait_us(&self) -> u64 {
-        (self.report_lag_us * REPORT_WAIT_LAGS).clamp(REPORT_WAIT_MIN_US, REPORT_WAIT_MAX_US)
+        let most_us = REPORT_WAIT_MAX_US.max(self.absent_after_us() / 2);
+        (self.report_lag_us * REPORT_WAIT_LAGS).clamp(REPORT_WAIT_MIN_US, most_us)
+    }
+
+    fn absent_after_us(&self) -> u64 {
+        ABSENT_AFTER_US.max(self.report_interval_us() * ABSENT_AFTER_INTERVALS)
+    }
+
+    /// Sorts out stragglers, and takes a first estimate of the loss.
+    fn review_losses(&mut self, now: Micros) {
+        let listeners = self.listeners();
+        let Some(review) = self.losses.review(now, listeners) else { return };
+        for (receiver, straggler) in review.changes {
+            self.roster.set_straggler(receiver, straggler);
+            for chunk in self.roster.lacking(receiver) {
+                if self.progress[chunk.index()].flight != Flight::Waiting {
+                    self.judge(chunk);
+                }
+            }
+        }
+        self.proactive.prime(&review.losses, listeners, self.config.parameters.source_symbols_max());
     }
 
     fn tick(&mut self, now: Micros) {
         self.rate.tick(now);
+        self.review_losses(now);
         while let Some(&(until, receiver)) = self.greeting_until.front() {
             if now < until {
                 break;
@@ -368,7 +437,7 @@ impl Scheduler {
     /// The sync of the oldest group when it has been without an answer for too long.
     fn overdue_sync(&self, stream: usize, now: Micros) -> Option<u64> {
         let group = self.streams[stream].in_flight.front()?;
-        (now >= group.on_wire_at.after(ABSENT_AFTER_US)).then_some(group.sync)
+        (now >= group.on_wire_at.after(self.absent_after_us())).then_some(group.sync)
     }
 
     /// Judges the chunks of groups that have waited long enough by what is known.
@@ -377,10 +446,11 @@ impl Scheduler {
         loop {
             let line = &mut self.streams[stream];
             let Some(group) = line.in_flight.get(line.overdue).filter(|group| now >= group.on_wire_at.after(wait_us)) else { return };
-            let (first, sync, chunks) = (group.first, group.sync, group.chunks.clone());
+            let group = group.clone();
             line.overdue += 1;
-            for chunk in chunks {
-                if self.is_in(chunk, stream, first, sync) {
+            self.learn(&group);
+            for chunk in group.chunks {
+                if self.is_in(chunk, stream, group.first, group.sync) {
                     self.progress[chunk.index()].flight = Flight::Overdue;
                     self.judge(chunk);
                 }
@@ -392,7 +462,7 @@ impl Scheduler {
     fn deadline(&self) -> Option<Micros> {
         let of_stream = |stream: &Stream| {
             let overdue = stream.in_flight.get(stream.overdue).map(|group| group.on_wire_at.after(self.report_wait_us()));
-            let absent = stream.in_flight.front().map(|group| group.on_wire_at.after(ABSENT_AFTER_US));
+            let absent = stream.in_flight.front().map(|group| group.on_wire_at.after(self.absent_after_us()));
             overdue.into_iter().chain(absent).min()
         };
         let greeting = self.greeting_until.front().map(|&(until, _)| until);
@@ -401,7 +471,10 @@ impl Scheduler {
 
     /// From now on greeting receivers have something to answer.
     fn set_greeting_deadlines(&mut self, on_wire_at: Micros) {
-        let until = on_wire_at.after(ABSENT_AFTER_US);
+        if self.greeting_new.is_empty() {
+            return;
+        }
+        let until = on_wire_at.after(self.absent_after_us());
         self.greeting_until.extend(self.greeting_new.drain(..).map(|receiver| (until, receiver)));
     }
 }

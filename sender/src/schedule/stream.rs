@@ -24,6 +24,8 @@ pub(super) struct InFlight {
     pub(super) on_wire_at: Micros,
     /// Its chunks.
     pub(super) chunks: Vec<ChunkId>,
+    /// Which of the amounts of proactive repair went out with its chunks; `None` when it repairs.
+    pub(super) proactive: Option<u32>,
 }
 
 /// See the module's text.
@@ -80,11 +82,11 @@ impl Stream {
     }
 
     /// Hands out a group of `packets` packets and its sync that take `line_us` to send.
-    pub(super) fn send_group(&mut self, now: Micros, line_us: u64, packets: u32, chunks: Vec<ChunkId>) {
+    pub(super) fn send_group(&mut self, now: Micros, line_us: u64, packets: u32, chunks: Vec<ChunkId>, proactive: Option<u32>) {
         let first = self.next;
         let sync = first + u64::from(packets);
         self.busy_until = self.busy_until.max(now).after(line_us);
-        self.in_flight.push_back(InFlight { first, sync, on_wire_at: self.busy_until, chunks });
+        self.in_flight.push_back(InFlight { first, sync, on_wire_at: self.busy_until, chunks, proactive });
         self.symbols_end = sync;
         self.next = sync + 1;
         self.sync_interval_us = IDLE_SYNC_FIRST_US;
@@ -105,6 +107,12 @@ impl Stream {
         sequence
     }
 
+    /// Somebody waits to be heard: syncs are frequent for a while.
+    pub(super) fn hurry_syncs(&mut self, now: Micros) {
+        self.sync_interval_us = IDLE_SYNC_FIRST_US;
+        self.sync_due_at = self.sync_due_at.min(self.busy_until.max(now).after(IDLE_SYNC_FIRST_US));
+    }
+
     /// When everything that was handed out will have left.
     pub(super) fn on_wire_at(&self, now: Micros) -> Micros {
         self.busy_until.max(now)
@@ -115,16 +123,27 @@ impl Stream {
         self.passed.get(&receiver).copied()
     }
 
-    /// `receiver` listens and has passed `position`. It never goes back.
-    pub(super) fn listen(&mut self, receiver: ReceiverId, position: u64) {
-        if let Some(before) = self.passed.insert(receiver, position) {
-            let position = position.max(before);
-            self.passed.insert(receiver, position);
+    /// `receiver` listens and has passed `position`. It never goes back. Where it was before.
+    pub(super) fn listen(&mut self, receiver: ReceiverId, position: u64) -> Option<u64> {
+        let before = self.passed(receiver);
+        let position = before.map_or(position, |before| position.max(before));
+        self.passed.insert(receiver, position);
+        if let Some(before) = before {
             self.listeners.remove(&(before, receiver));
         }
-        if let Some(&position) = self.passed.get(&receiver) {
-            self.listeners.insert((position, receiver));
-        }
+        self.listeners.insert((position, receiver));
+        before
+    }
+
+    /// The groups on their way whose syncs lie behind `before` and not behind `position`.
+    pub(super) fn groups_between(&self, before: u64, position: u64) -> impl Iterator<Item = &InFlight> {
+        let from = self.in_flight.partition_point(|group| group.sync <= before);
+        self.in_flight.range(from..).take_while(move |group| group.sync <= position)
+    }
+
+    /// Those who listen.
+    pub(super) fn listener_count(&self) -> usize {
+        self.listeners.len()
     }
 
     /// `receiver` does not listen any more.
@@ -161,7 +180,7 @@ mod tests {
     fn a_position_that_was_never_sent_is_refused() {
         let mut stream = Stream::new(StreamId(0));
         assert_eq!(stream.position_of(Sequence(0)), None);
-        stream.send_group(NOW, 10, 5, vec![]);
+        stream.send_group(NOW, 10, 5, vec![], None);
         assert_eq!(stream.position_of(Sequence(5)), Some(5));
         assert_eq!(stream.position_of(Sequence(6)), None);
         assert_eq!(stream.position_of(Sequence(u32::MAX)), None, "before the first");
@@ -182,7 +201,7 @@ mod tests {
         let mut stream = Stream::new(StreamId(0));
         stream.listen(ReceiverId(1), 0);
         stream.listen(ReceiverId(2), 0);
-        stream.send_group(NOW, 10, 5, vec![ChunkId(3)]);
+        stream.send_group(NOW, 10, 5, vec![ChunkId(3)], None);
         stream.listen(ReceiverId(1), 5);
         assert!(stream.take_passed().is_none());
         assert_eq!(stream.behind(4).collect::<Vec<_>>(), [ReceiverId(2)]);
@@ -195,7 +214,7 @@ mod tests {
     #[test]
     fn idle_syncs_come_quickly_at_first_then_every_20_ms() {
         let mut stream = Stream::new(StreamId(0));
-        stream.send_group(Micros(0), 100, 5, vec![]);
+        stream.send_group(Micros(0), 100, 5, vec![], None);
         let mut intervals = Vec::new();
         let mut before = Micros(100);
         for _ in 0..5 {
@@ -211,8 +230,8 @@ mod tests {
     #[test]
     fn groups_handed_out_ahead_queue_up_on_the_line() {
         let mut stream = Stream::new(StreamId(0));
-        stream.send_group(NOW, 500, 5, vec![]);
-        stream.send_group(NOW, 500, 5, vec![]);
+        stream.send_group(NOW, 500, 5, vec![], None);
+        stream.send_group(NOW, 500, 5, vec![], None);
         let on_wire: Vec<_> = stream.in_flight.iter().map(|group| group.on_wire_at.0).collect();
         assert_eq!(on_wire, [1_500, 2_000]);
     }

@@ -131,12 +131,54 @@ fn a_chunk_that_waits_for_its_verdict_is_said_to_need_nothing_and_a_corrupt_one_
     give(&mut assembler, 2, 0..K, 1);
     assembler.complete(EntryIndex(0)).unwrap();
     sync(&mut assembler, 2);
-    assert_eq!(deficits(&report(&mut assembler)), [(2, 0, 0)]);
+    let first = report(&mut assembler);
+    assert_eq!((deficits(&first), first.passed), (vec![], vec![]), "the verdict may come before the next report");
+    sync(&mut assembler, 3);
+    let second = report(&mut assembler);
+    assert_eq!((deficits(&second), second.passed), (vec![(2, 0, 0)], vec![(STREAM, Sequence(3))]), "it has not");
     assembler.corrupt(ChunkId(2));
     assembler.corrupt(ChunkId(2));
     assert_eq!(deficits(&report(&mut assembler)), [(2, K, 0)]);
     assert_eq!(assembler.remaining(), 3);
     assert!(matches!(give(&mut assembler, 2, [0], 3)[0], Placement::Store { opens: true, .. }));
+}
+
+#[test]
+fn a_report_stops_short_of_chunks_whose_verdict_is_due_and_says_nothing_of_what_lies_behind() {
+    let mut assembler = assembler(4);
+    give(&mut assembler, 2, 0..K, 1);
+    assembler.complete(EntryIndex(0)).unwrap();
+    assembler.verified(ChunkId(2));
+    sync(&mut assembler, 2);
+    give(&mut assembler, 3, 0..K, 5);
+    give(&mut assembler, 4, 1..K, 6);
+    assembler.complete(EntryIndex(0)).unwrap();
+    sync(&mut assembler, 7);
+    let first = report(&mut assembler);
+    assert_eq!((first.passed.as_slice(), deficits(&first)), (&[(STREAM, Sequence(2))][..], vec![]));
+    assert_eq!(first.completed, [ChunkRange { first: ChunkId(2), count: 1 }]);
+    assembler.verified(ChunkId(3));
+    let second = report(&mut assembler);
+    assert_eq!((second.passed.as_slice(), deficits(&second)), (&[(STREAM, Sequence(7))][..], vec![(4, 1, 1)]));
+    assert_eq!(second.completed, [ChunkRange { first: ChunkId(3), count: 1 }]);
+}
+
+#[test]
+fn reports_of_receivers_with_different_seeds_come_at_different_times() {
+    let first_at = |seed| {
+        let mut assembler = assembler(4);
+        assembler.set_report_interval(1_000_000);
+        assembler.spread_reports(seed);
+        sync(&mut assembler, 2);
+        let now = Micros(5_000_000);
+        match assembler.report(now) {
+            Some(_) => now.0,
+            None => assembler.report_due_at().unwrap().0,
+        }
+    };
+    let times: Vec<u64> = (0..100).map(first_at).collect();
+    assert!(times.iter().all(|at| (5_000_000..=6_000_000).contains(at)), "{times:?}");
+    assert!((40..60).contains(&times.iter().filter(|&&at| at < 5_500_000).count()), "{times:?}");
 }
 
 #[test]
