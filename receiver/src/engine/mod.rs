@@ -17,6 +17,7 @@ mod memory;
 mod progress;
 mod silence;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -207,6 +208,8 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             entries: plan.assembly_buffers,
         });
         assembler.set_report_interval(report_interval_us.into());
+        // Any number will do that other receivers hardly have too: the standard library's seed for its hash maps is random.
+        assembler.spread_reports(RandomState::new().build_hasher().finish());
         let collector = Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), &parameters, assembled_in);
         collector.want(wanted_ids(), parameters.chunk_count);
 

@@ -29,10 +29,8 @@ use super::signals::{self, Signal};
 
 /// Events between the control server and the dispatcher: a report of every one of 4096 receivers and some.
 const EVENTS_MAX: usize = 8192;
-/// Least time between two reports of a receiver.
+/// Least time between two reports of a receiver; with many receivers the scheduler asks for more.
 const REPORT_INTERVAL_US: u32 = 10_000;
-/// With many receivers each reports less often, so that all together send at most 5,000 reports a second.
-const REPORT_INTERVAL_PER_RECEIVER_US: u32 = 200;
 /// How often figures are passed on and signals looked for.
 const TICK: Duration = Duration::from_millis(100);
 /// The rate never adapts below this, or a hundredth of the cap.
@@ -261,8 +259,7 @@ fn supervise(engine: &Engine, control: &ControlServer, traffic: &Traffic, signal
         traffic.syncs_sent.store(progress.totals.syncs_sent, Ordering::Relaxed);
         traffic.wire_bytes_sent.store(sent.frame_bytes, Ordering::Relaxed);
         traffic.rate_bits_per_second.store(progress.rate_bits_per_second, Ordering::Relaxed);
-        let listed = u32::try_from(progress.tally.listed).unwrap_or(u32::MAX);
-        let wanted_us = REPORT_INTERVAL_US.max(listed.saturating_mul(REPORT_INTERVAL_PER_RECEIVER_US));
+        let wanted_us = u32::try_from(progress.report_interval_us).unwrap_or(u32::MAX).max(REPORT_INTERVAL_US);
         if wanted_us != interval_us {
             interval_us = wanted_us;
             control.set_report_interval_us(interval_us);

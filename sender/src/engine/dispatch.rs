@@ -53,6 +53,8 @@ pub struct Progress {
     pub sending: Duration,
     /// The rate that the streams may use at present, together.
     pub rate_bits_per_second: u64,
+    /// The least time between two reports that receivers are to keep.
+    pub report_interval_us: u64,
 }
 
 /// A stream as the dispatcher sees it.
@@ -195,6 +197,7 @@ impl Dispatcher {
             begun: self.quorum.has_begun(),
             sending: self.first_group.map_or(Duration::ZERO, |first| first.elapsed()),
             rate_bits_per_second: self.streams.iter().map(|slot| slot.state.rate_bits_per_second.load(Ordering::Relaxed)).sum(),
+            report_interval_us: self.scheduler.report_interval_us(),
         };
         // Plain values: a thread that panicked while it held the lock left them whole.
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;

@@ -9,6 +9,7 @@
 //! * `roster`: the receivers, what each wants and lacks, who is attending; and per chunk the demand that they make.
 //! * `stream`: positions, groups in flight, idle syncs.
 //! * `needs`, `chunk_set`: the sums and sets that they work on.
+//! * `plan`: which streams there should be, by what receivers can restore.
 //! * `rate`: how fast.
 //! * `loss`, `proactive`: what the losses are like, and how much is sent against them before anybody asks.
 
@@ -16,6 +17,7 @@ mod action;
 mod chunk_set;
 mod loss;
 mod needs;
+mod plan;
 mod proactive;
 mod rate;
 mod roster;
@@ -23,5 +25,6 @@ mod scheduler;
 mod stream;
 
 pub use action::{ChunkSymbols, Event, Group, Next, ReceiverId, ScheduleConfig, Totals};
+pub use plan::{Class, Pace, Situation, StreamPlan};
 pub use scheduler::Scheduler;
 pub use wire::Micros;

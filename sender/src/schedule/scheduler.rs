@@ -15,8 +15,8 @@ use wire::{ChunkId, Micros, StreamId};
 
 /// The shortest report interval: at 5 Gbit/s a group takes 7 ms, so that there is about one report a group.
 const REPORT_INTERVAL_US: u64 = 10_000;
-/// … and what each listed receiver adds: 20,000 reports a second altogether, whatever the number of receivers.
-const REPORT_INTERVAL_PER_RECEIVER_US: u64 = 50;
+/// … and what each listed receiver adds: 10,000 reports a second altogether, whatever the number of receivers.
+const REPORT_INTERVAL_PER_RECEIVER_US: u64 = 100;
 /// How long a chunk waits for the reports of receivers that have not passed it, in multiples of the time that reports lately took.
 const REPORT_WAIT_LAGS: u64 = 2;
 /// Bounds of that wait: three report intervals of 10 ms; half of [`ABSENT_AFTER_US`].
