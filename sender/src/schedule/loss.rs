@@ -82,7 +82,7 @@ impl LossBook {
                 (self.runs, self.run_packets) = (self.runs / 2.0, self.run_packets / 2.0);
             }
             let mean = self.run_packets / self.runs;
-            if self.runs >= RUNS_MIN && (mean > LONG_RUN || mean < LONG_RUN_END) {
+            if self.runs >= RUNS_MIN && !(LONG_RUN_END..=LONG_RUN).contains(&mean) {
                 self.long_runs = mean > LONG_RUN;
             }
         }
