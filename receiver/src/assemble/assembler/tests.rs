@@ -178,7 +178,7 @@ fn reports_of_receivers_with_different_seeds_come_at_different_times() {
     };
     let times: Vec<u64> = (0..100).map(first_at).collect();
     assert!(times.iter().all(|at| (5_000_000..=6_000_000).contains(at)), "{times:?}");
-    assert!((40..60).contains(&times.iter().filter(|&&at| at < 5_500_000).count()), "{times:?}");
+    assert!((30..70).contains(&times.iter().filter(|&&at| at < 5_500_000).count()), "{times:?}");
 }
 
 #[test]
