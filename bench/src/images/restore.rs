@@ -31,6 +31,8 @@ pub(super) fn compare(programs: &Programs, scratch: &Path, turns: usize) -> Resu
     let mut comparison = Comparison { bytes: MEBIBYTES << 20, restore_seconds: Vec::new(), plain_seconds: Vec::new() };
     for turn in 1..=turns {
         rustix::fs::sync();
+        // Into the page cache, so that both only write.
+        std::io::copy(&mut fs::File::open(&pack)?, &mut std::io::sink())?;
         let mut restore = Command::new(&programs.discus);
         restore.args(["restore", "noise", "--pack"]).arg(&pack).arg("--output").arg(&target);
         let restored = timed(&mut restore)?;

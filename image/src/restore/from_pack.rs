@@ -2,6 +2,7 @@
 //! arrives over the network.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rustix::fs::OFlags;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{Buffer, BufferPool, Present, ScanProgress, Target, TargetOptions, Writer, check_chunk, decode_chunk};
 use crate::manifest::ChunkDescriptor;
@@ -123,8 +125,10 @@ fn write_all(mut writer: Writer, decoded: Receiver<(ChunkId, Buffer)>, manifest:
 struct PackReader<'a> {
     pack: &'a Pack,
     manifest: &'a Manifest,
-    /// The pack once more, with O_DIRECT where its filesystem can: what is read once needs no cache.
-    file: File,
+    /// The pack once more: for what the page cache holds of it already …
+    cached: File,
+    /// … and with O_DIRECT where its filesystem can, for the rest: what is read once needs no cache.
+    direct: File,
     /// Chunks that need not be read.
     skip: Present,
 }
@@ -138,9 +142,10 @@ impl<'a> PackReader<'a> {
                 return Err(Error::pack(pack.path(), section, format!("it describes chunk {} otherwise than the chunk table", chunk.id)));
             }
         }
-        let direct = File::options().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(pack.path());
-        let file = direct.or_else(|_| File::open(pack.path())).map_err(Error::io("opening", pack.path()))?;
-        Ok(Self { pack, manifest, file, skip: Present::none(manifest) })
+        let open = |flags: OFlags| File::options().read(true).custom_flags(flags.bits() as i32).open(pack.path());
+        let cached = open(OFlags::empty()).map_err(Error::io("opening", pack.path()))?;
+        let direct = open(OFlags::DIRECT).or_else(|_| cached.try_clone()).map_err(Error::io("opening", pack.path()))?;
+        Ok(Self { pack, manifest, cached, direct, skip: Present::none(manifest) })
     }
 
     /// One reading thread: takes the next chunk that nobody has taken until there is none.
@@ -167,7 +172,12 @@ impl<'a> PackReader<'a> {
         // The record is padded to that in the file.
         let padded_bytes = round_up(chunk.stored_bytes.into(), PAGE_BYTES as u64) as usize;
         let read = |buffer: &mut [u8]| {
-            self.file.read_exact_at(&mut buffer[..padded_bytes], offset).map_err(Error::io("reading", self.pack.path()))
+            let buffer = &mut buffer[..padded_bytes];
+            // Answers with what is in memory, without waiting for the disk.
+            match preadv2(&self.cached, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+                Ok(read_bytes) if read_bytes == padded_bytes => Ok(()),
+                _ => self.direct.read_exact_at(buffer, offset).map_err(Error::io("reading", self.pack.path())),
+            }
         };
         if chunk.codec == Codec::None {
             read(buffer)?;
