@@ -231,9 +231,16 @@ fn a_deficit_is_answered_with_symbols_that_mend_the_chunk() {
     let mends = |answer: &Collected, missing: &[SymbolIndex]| {
         answer.symbols.keys().filter(|(chunk, index)| *chunk == ChunkId(0) && helps(*index, missing)).count() >= 4
     };
-    // Like real receivers they report again whenever the position moves.
+    // Like real receivers they report at a sync, and again at each later one.
+    let is_sync_after = |last: Option<Header>, position: wire::Sequence| {
+        last.is_some_and(|last| last.kind == Kind::Sync && last.sequence.since(position) > 0)
+    };
+    let before = answer.last.unwrap().sequence;
+    if answer.last.unwrap().kind != Kind::Sync {
+        answer.take(&fixture, &packets, |answer| is_sync_after(answer.last, before));
+    }
     while !(mends(&answer, &lost(0)) && mends(&answer, &lost(100))) {
-        let position = answer.last.unwrap().sequence.after(1);
+        let position = answer.last.unwrap().sequence;
         for (receiver, missing) in [(RECEIVER, lost(0)), (other, lost(100))] {
             let report = Report {
                 passed: vec![(STREAM, position)],
@@ -243,9 +250,7 @@ fn a_deficit_is_answered_with_symbols_that_mend_the_chunk() {
             };
             events.send(ControlEvent::Reported { receiver, report }).unwrap();
         }
-        answer.take(&fixture, &packets, |answer| {
-            answer.last.is_some_and(|last| last.kind == Kind::Sync && last.sequence.since(position) >= 0)
-        });
+        answer.take(&fixture, &packets, |answer| is_sync_after(answer.last, position));
     }
 
     let symbol_bytes = usize::from(fixture.parameters.symbol_bytes);
