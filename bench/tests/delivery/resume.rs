@@ -24,7 +24,12 @@ pub(crate) fn an_upgraded_image_costs_its_difference(fixtures: &Fixtures) -> Res
     fs::copy(old.original("root")?, &upgraded)?;
     upgrade(&upgraded, &world.path("mounted"))?;
     let pack = fixtures.pack("upgraded", &[("root", &upgraded)])?;
-    let (differing_chunks, differing_bytes) = difference(&pack, "root", old.original("root")?)?;
+    // What was deleted is in free blocks of the image, and neither packed nor left on the disk: a restored copy is what is owed.
+    let owed = world.path("owed.raw");
+    run(Command::new(Programs::built()?.discus).args(["restore", "root", "--pack"]).arg(&pack.path).arg("--output").arg(&owed))?;
+    let image_bytes = fs::metadata(&owed)?.len();
+    ensure!(first_difference(&upgraded, &owed, image_bytes)?.is_some(), "nothing was deleted: that would show nothing");
+    let (differing_chunks, differing_bytes) = difference(&pack, "root", &owed, old.original("root")?)?;
     let all_bytes = pack.stored_bytes()?;
     ensure!(differing_bytes * 2 < all_bytes, "{differing_bytes} of {all_bytes} bytes differ: that would show nothing");
 
@@ -36,11 +41,6 @@ pub(crate) fn an_upgraded_image_costs_its_difference(fixtures: &Fixtures) -> Res
     let sender = world.serve(&pack.path, &ServeOptions { once: Some(1), ..ServeOptions::default() })?;
     let received = finish(world.receive(&sender, 0, "root", &device.0, &["--resume"])?)?;
     let served = sender.finish()?;
-    // What was deleted is in free blocks of the image, and neither packed nor left on the disk: a restored copy is what is owed.
-    let owed = world.path("owed.raw");
-    run(Command::new(Programs::built()?.discus).args(["restore", "root", "--pack"]).arg(&pack.path).arg("--output").arg(&owed))?;
-    let image_bytes = fs::metadata(&owed)?.len();
-    ensure!(first_difference(&upgraded, &owed, image_bytes)?.is_some(), "nothing was deleted: that would show nothing");
     let difference = first_difference(&owed, &device.0, image_bytes)?;
     ensure!(difference.is_none(), "{} differs at byte {difference:?}", device.0.display());
     run(Command::new("e2fsck").args(["-f", "-n"]).arg(&device.0))?;
@@ -74,11 +74,11 @@ fn upgrade(image: &Path, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Chunks of the pack's image, some byte of which is another one in `old`: how many, and their stored bytes.
-fn difference(pack: &Pack, image: &str, old: &Path) -> Result<(u64, u64)> {
+/// Chunks of the pack's image, of which `new` is a restored copy, some byte of which is another one in `old`: how many, and their stored bytes.
+fn difference(pack: &Pack, image: &str, new: &Path, old: &Path) -> Result<(u64, u64)> {
     let opened = image::Pack::open(&pack.path)?;
     let manifest = opened.manifest(opened.image_index(image)?)?;
-    let (new, old) = (File::open(pack.original(image)?)?, File::open(old)?);
+    let (new, old) = (File::open(new)?, File::open(old)?);
     let mut differing = HashSet::new();
     for extent in manifest.extents() {
         if let Content::Data { chunk, .. } = extent.content {
