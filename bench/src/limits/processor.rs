@@ -36,12 +36,15 @@ pub(super) fn measure(limit: Duration) -> Result<Vec<Rate>> {
     };
     add("copying a chunk within the cache", CHUNK_BYTES, &mut || {
         target.copy_from_slice(std::hint::black_box(&noise));
+        std::hint::black_box(&mut target);
         Ok(())
     })?;
     let far: Vec<u8> = vec![1; 256 << 20];
     let mut far_target = vec![0_u8; 256 << 20];
     add("copying 256 MiB in memory", far.len(), &mut || {
         far_target.copy_from_slice(std::hint::black_box(&far));
+        // Or the compiler would see that nobody reads the copy.
+        std::hint::black_box(&mut far_target);
         Ok(())
     })?;
     drop((far, far_target));
