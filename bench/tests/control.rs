@@ -48,6 +48,7 @@ fn session(pack_root: u8) -> SessionInfo {
         },
         pack_root: [pack_root; 32],
         proof: vec![pack_root; PROOF_BYTES],
+        chunk_source: None,
         images: vec![image("web", 0, 0, 150_000), image("db", 1, 100_000, 100_000)],
         streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
         report_interval_us: 10_000,
@@ -142,7 +143,7 @@ fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
 
     link.send(ToSender::Ready { want: vec![range(100_000, 5), range(150_000, 10)] });
     let joined = server.next();
-    let ControlEvent::Joined { receiver, image: 1, ref want } = joined else { panic!("{joined:?}") };
+    let ControlEvent::Joined { receiver, image: 1, ref want, .. } = joined else { panic!("{joined:?}") };
     assert_eq!(*want, [range(100_000, 5), range(150_000, 10)]);
     assert_eq!(receiver.0, enrolled.receiver_id);
     assert_eq!(heard(&link), FromSender::Listed);
@@ -155,6 +156,7 @@ fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
         packets_seen: 99,
         packets_sent: 100,
         loss_runs: 1,
+        restore_bytes_per_second: 0,
         backlog_permille: 250,
     };
     link.send(ToSender::Report(report.clone()));

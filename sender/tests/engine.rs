@@ -6,7 +6,7 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use image::Pack;
 use image::pack::{ImageSpec, PackOptions, build};
-use sender::control::{ControlEvent, Outcome};
+use sender::control::{ControlEvent, Outcome, Profile};
 use sender::engine::{Cores, Ended, Engine, EngineConfig, Error, Stream};
 use sender::schedule::ReceiverId;
 use sender::transmit::{self, Mode, Packet, Transmit};
@@ -132,7 +132,7 @@ impl Fixture {
 
     fn join(&self, events: &Sender<ControlEvent>) {
         let want = vec![ChunkRange { first: ChunkId(0), count: self.parameters.chunk_count }];
-        events.send(ControlEvent::Joined { receiver: RECEIVER, image: 0, want }).unwrap();
+        events.send(ControlEvent::Joined { receiver: RECEIVER, image: 0, want, profile: Profile::default() }).unwrap();
     }
 
     fn damage(&self, chunk: usize, at: u64) {
@@ -221,7 +221,14 @@ fn a_deficit_is_answered_with_symbols_that_mend_the_chunk() {
     // A second receiver with other losses. Whether repair symbols mend both, or each one's source symbols are sent again because the
     // sender acts before it has heard both, is the scheduler's choice and not this test's subject.
     let other = ReceiverId(2);
-    events.send(ControlEvent::Joined { receiver: other, image: 0, want: vec![ChunkRange { first: ChunkId(0), count: 3 }] }).unwrap();
+    events
+        .send(ControlEvent::Joined {
+            receiver: other,
+            image: 0,
+            want: vec![ChunkRange { first: ChunkId(0), count: 3 }],
+            profile: Profile::default(),
+        })
+        .unwrap();
     let mut collected = Collected::default();
     collected.take(&fixture, &packets, |collected| collected.is_complete(&fixture));
     let lost = |first: u16| (first..first + 4).map(SymbolIndex).collect::<Vec<_>>();

@@ -53,6 +53,8 @@ pub struct Report {
     pub loss_runs: u64,
     /// How full the receiver's memory of chunks that wait for hashing, decompression and disk is, in thousandths.
     pub backlog_permille: u16,
+    /// Bytes of stored chunks a second that the receiver has lately shown that it restores; 0: nothing new is known.
+    pub restore_bytes_per_second: u64,
 }
 
 /// Why a peer's report is refused.
@@ -149,6 +151,7 @@ impl Report {
             packets_seen: message.packets_seen,
             packets_sent: message.packets_sent,
             loss_runs: message.loss_runs,
+            restore_bytes_per_second: message.restore_bytes_per_second,
             backlog_permille: u16::try_from(message.backlog_permille.min(1000)).unwrap_or(1000),
         })
     }
@@ -170,6 +173,7 @@ impl From<&Report> for v1::Report {
             packets_sent: report.packets_sent,
             backlog_permille: report.backlog_permille.into(),
             loss_runs: report.loss_runs,
+            restore_bytes_per_second: report.restore_bytes_per_second,
         }
     }
 }
@@ -212,6 +216,7 @@ mod tests {
                     })
                     .collect(),
                 packets_seen: seen, packets_sent: sent, loss_runs: seen ^ sent, backlog_permille: backlog,
+                restore_bytes_per_second: seen,
             };
             prop_assert_eq!(Report::checked(&v1::Report::from(&report), 100), Ok(report));
         }

@@ -171,6 +171,22 @@ impl Pack {
         Manifest::decode(&section).map_err(|error| Error::pack(&self.path, self.manifest_name(image), error.to_string()))
     }
 
+    /// The stored bytes of a chunk, its hash checked.
+    ///
+    /// # Errors
+    /// When there is no such chunk, or it cannot be read or is damaged.
+    pub fn stored_chunk(&self, chunk: crate::ChunkId) -> Result<Vec<u8>> {
+        let name = || format!("chunk {chunk}");
+        let Some(record) = self.chunks.get(chunk.0 as usize) else {
+            return Err(Error::pack(&self.path, name(), "there is no such chunk"));
+        };
+        let stored = Reader { path: &self.path, file: &self.file }.bytes(record.offset, record.stored_bytes.into())?;
+        if *blake3::hash(&stored).as_bytes() != record.hash {
+            return Err(Error::pack(&self.path, name(), "its BLAKE3 differs: it is damaged"));
+        }
+        Ok(stored)
+    }
+
     pub(super) fn manifest_name(&self, image: usize) -> String {
         format!("manifest of {}", self.images[image].name)
     }

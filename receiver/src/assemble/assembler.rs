@@ -301,6 +301,7 @@ impl Assembler {
             packets_seen,
             packets_sent,
             loss_runs: self.runs.take(packets_sent.saturating_sub(packets_seen)),
+            restore_bytes_per_second: 0,
             backlog_permille: self.backlog_permille,
         })
     }

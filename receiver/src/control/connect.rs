@@ -100,6 +100,7 @@ impl Connector {
             receiver_name: self.name.clone(),
             image: self.image.clone(),
             instance: self.instance,
+            group: String::new(),
         };
         let reply = match timeout(ANSWER_TIMEOUT, client.enrol(request)).await {
             Ok(Ok(reply)) => reply.into_inner(),

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+use wire::StreamId;
 use wire::proto::v1::{self, receiver_message, sender_message};
 use wire::report::{ChunkRange, RANGES_PER_REPORT_MAX};
 
@@ -302,6 +303,14 @@ impl Worker {
                 self.tell(FromSender::Dismissed(dismissed.reason));
                 return Some(End::Over);
             }
+            Some(sender_message::Message::Streams(streams)) => {
+                let known = |&stream: &u32| u16::try_from(stream).ok().map(StreamId);
+                self.tell(FromSender::Streams(streams.stream.iter().filter_map(known).collect()));
+            }
+            Some(sender_message::Message::TakeByUnicast(take)) => {
+                // What of it is wanted is the engine's to say.
+                self.tell(FromSender::TakeByUnicast(ChunkRange::checked(&take.chunks, u32::MAX).unwrap_or_default()));
+            }
             // A message that a later version of the schema knows.
             None => {}
         }
@@ -380,7 +389,13 @@ fn ready_messages(receiver_id: u64, want: &[ChunkRange]) -> Vec<receiver_message
     let message = |part: usize| {
         let runs = want.iter().skip(part * RANGES_PER_REPORT_MAX).take(RANGES_PER_REPORT_MAX);
         let want = runs.map(|&run| run.into()).collect();
-        receiver_message::Message::Ready(v1::Ready { receiver_id, want, more: part + 1 < parts })
+        receiver_message::Message::Ready(v1::Ready {
+            receiver_id,
+            want,
+            more: part + 1 < parts,
+            restore_bytes_per_second: 0,
+            unicast: false,
+        })
     };
     (0..parts).map(message).collect()
 }
@@ -426,7 +441,7 @@ mod tests {
 
     #[test]
     fn an_empty_want_set_is_said_too() {
-        let expected = v1::Ready { receiver_id: 1, want: Vec::new(), more: false };
+        let expected = v1::Ready { receiver_id: 1, want: Vec::new(), more: false, restore_bytes_per_second: 0, unicast: false };
         assert_eq!(ready_messages(1, &[]), [receiver_message::Message::Ready(expected)]);
     }
 }

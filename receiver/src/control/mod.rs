@@ -101,6 +101,10 @@ pub enum FromSender {
     Listed,
     /// Reports may come this often, in microseconds.
     Pace(u32),
+    /// Listen to these streams and to no others.
+    Streams(Vec<StreamId>),
+    /// Fetch these chunks; multicast will not bring them.
+    TakeByUnicast(Vec<ChunkRange>),
     /// The connection is lost, for this reason; attempts to connect go on.
     Lost(String),
     /// The completion or failure is recorded. Nothing follows.

@@ -329,7 +329,7 @@ impl Round<'_> {
                     self.silence.listen(Instant::now());
                     let _ = self.notices.send("on the sender's list".to_owned());
                 }
-                FromSender::Acknowledged => {}
+                FromSender::Acknowledged | FromSender::Streams(_) | FromSender::TakeByUnicast(_) => {}
             }
         }
     }
@@ -455,7 +455,7 @@ fn announce(link: &dyn Link, complete: impl Fn() -> ToSender, within: Duration, 
                 let _ = notices.send(format!("lost the sender ({why}) before it confirmed the completion; trying to reach it again"));
             }
             Ok(FromSender::Dismissed(_) | FromSender::Changed(_) | FromSender::GaveUp(_)) | Err(_) => return false,
-            Ok(FromSender::Listed | FromSender::Pace(_)) => {}
+            Ok(FromSender::Listed | FromSender::Pace(_) | FromSender::Streams(_) | FromSender::TakeByUnicast(_)) => {}
         }
     }
 }

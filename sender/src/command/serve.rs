@@ -183,6 +183,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         parameters,
         pack_root: pack.root(),
         proof: if pack.proof().signed_by().is_some() { pack.proof_bytes()? } else { Vec::new() },
+        chunk_source: Some(Arc::clone(&pack) as Arc<dyn sender::control::ChunkSource>),
         images: images(&pack)?,
         streams: vec![StreamInfo { id: StreamId(0), group: args.group, source: source.ip() }],
         report_interval_us: REPORT_INTERVAL_US,

@@ -2,16 +2,17 @@
 //! and tells the receiver what it has to know.
 
 use super::connection::Connection;
-use super::roster::{Attendance, Begin, Command, Delivery};
+use super::roster::{Attendance, Begin, Delivery, Orders};
 use super::session::ChunkSet;
-use super::{ControlEvent, Outcome, Shared, printable};
+use super::{ControlEvent, Outcome, Profile, Shared, printable};
 use crate::schedule::ReceiverId;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::{Status, Streaming};
+use wire::StreamId;
 use wire::proto::v1::{self, receiver_message, sender_message};
 use wire::report::ChunkRange;
 
@@ -31,18 +32,19 @@ pub(super) type Outbound = mpsc::Sender<Result<v1::SenderMessage, Status>>;
 
 /// Runs an attendance to its end.
 pub(super) async fn attend(shared: Arc<Shared>, connection: Arc<Connection>, inbound: Streaming<v1::ReceiverMessage>, outbound: Outbound) {
-    let Some((receiver, image)) = connection.enrolled() else {
+    let Some((receiver, image, group)) = connection.enrolled() else {
         // Enrolment was checked when the call came; only another enrolment on the same connection can have changed it.
         return;
     };
     let _attending = connection.attending();
-    Attend { shared, receiver, image, inbound, outbound }.run().await;
+    Attend { shared, receiver, image, profile: Profile { group, ..Profile::default() }, inbound, outbound }.run().await;
 }
 
 struct Attend {
     shared: Arc<Shared>,
     receiver: ReceiverId,
     image: usize,
+    profile: Profile,
     inbound: Streaming<v1::ReceiverMessage>,
     outbound: Outbound,
 }
@@ -116,6 +118,8 @@ impl Attend {
                 ));
             }
             if !ready.more {
+                self.profile.restore_bytes_per_second = ready.restore_bytes_per_second;
+                self.profile.unicast = ready.unicast;
                 return Opening::Ready(ChunkSet::new(runs));
             }
         }
@@ -123,7 +127,7 @@ impl Attend {
 
     /// Takes the receiver's place on the list, after ending an attendance of its own that is still there: a connection that broke
     /// at the receiver's end may look alive here for some seconds.
-    async fn begin(&self) -> Option<(Attendance, mpsc::Receiver<Command>)> {
+    async fn begin(&self) -> Option<(Attendance, watch::Receiver<Orders>)> {
         loop {
             match self.shared.roster.begin(self.receiver) {
                 Begin::Begun(attendance, inbox) => return Some((attendance, inbox)),
@@ -146,7 +150,8 @@ impl Attend {
 
     async fn listed(mut self, want: ChunkSet) {
         let Some((attendance, mut inbox)) = self.begin().await else { return };
-        let joined = ControlEvent::Joined { receiver: self.receiver, image: self.image, want: want.into_runs() };
+        let joined =
+            ControlEvent::Joined { receiver: self.receiver, image: self.image, want: want.into_runs(), profile: self.profile.clone() };
         if !self.deliver(attendance, joined).await {
             self.shared.roster.abandon(attendance);
             return;
@@ -159,7 +164,8 @@ impl Attend {
     }
 
     /// While it is listed.
-    async fn follow(&mut self, attendance: Attendance, inbox: &mut mpsc::Receiver<Command>) -> End {
+    async fn follow(&mut self, attendance: Attendance, inbox: &mut watch::Receiver<Orders>) -> End {
+        let mut told = Told::default();
         let mut pace = self.shared.pace.subscribe();
         // Announced once whether it has changed since the enrolment or not.
         pace.mark_changed();
@@ -175,10 +181,21 @@ impl Attend {
             let message = tokio::select! {
                 biased;
                 () = &mut stopped => return End::Stopped,
-                command = inbox.recv() => return match command {
-                    Some(Command::Dismiss(reason)) => End::Dismissed(reason),
-                    None => End::Superseded,
-                },
+                changed = inbox.changed() => {
+                    if changed.is_err() {
+                        return End::Superseded;
+                    }
+                    let orders = inbox.borrow_and_update().clone();
+                    if let Some(reason) = orders.dismiss {
+                        return End::Dismissed(reason);
+                    }
+                    for message in told.news(orders) {
+                        if !self.send(message).await {
+                            return End::Lost("it does not read what it is sent".to_owned());
+                        }
+                    }
+                    continue;
+                }
                 Ok(()) = pace.changed() => {
                     let report_interval_us = *pace.borrow_and_update();
                     throttle.set_pace(report_interval_us);
@@ -288,6 +305,31 @@ impl Attend {
     async fn send_dismissed(&self, reason: String) {
         tracing::warn!(receiver = self.receiver.0, reason, "receiver dismissed");
         self.send(sender_message::Message::Dismissed(v1::Dismissed { reason })).await;
+    }
+}
+
+/// What a receiver has been told in this attendance.
+#[derive(Default)]
+struct Told {
+    streams: Option<Vec<StreamId>>,
+    unicast_runs: usize,
+}
+
+impl Told {
+    /// What of `orders` it has not been told yet.
+    fn news(&mut self, orders: Orders) -> Vec<sender_message::Message> {
+        let mut messages = Vec::new();
+        if let Some(streams) = orders.streams.filter(|streams| self.streams.as_ref() != Some(streams)) {
+            let stream = streams.iter().map(|stream| stream.0.into()).collect();
+            self.streams = Some(streams);
+            messages.push(sender_message::Message::Streams(v1::Streams { stream }));
+        }
+        if let Some(runs) = orders.unicast.get(self.unicast_runs..).filter(|runs| !runs.is_empty()) {
+            let chunks = runs.iter().copied().map(v1::ChunkRange::from).collect();
+            self.unicast_runs = orders.unicast.len();
+            messages.push(sender_message::Message::TakeByUnicast(v1::TakeByUnicast { chunks }));
+        }
+        messages
     }
 }
 

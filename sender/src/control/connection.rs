@@ -25,10 +25,11 @@ struct Use {
     last_request: Instant,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Enrolled {
     receiver: ReceiverId,
     image: usize,
+    group: String,
     since: Instant,
     attended: bool,
 }
@@ -47,14 +48,14 @@ impl Connection {
     }
 
     /// Enters an enrolment and returns the one that it replaces.
-    pub(super) fn enrol(&self, receiver: ReceiverId, image: usize) -> Option<ReceiverId> {
-        let enrolled = Enrolled { receiver, image, since: Instant::now(), attended: false };
+    pub(super) fn enrol(&self, receiver: ReceiverId, image: usize, group: String) -> Option<ReceiverId> {
+        let enrolled = Enrolled { receiver, image, group, since: Instant::now(), attended: false };
         self.lock().enrolled.replace(enrolled).map(|earlier| earlier.receiver)
     }
 
-    /// The receiver that enrolled on this connection and the index of its image.
-    pub(super) fn enrolled(&self) -> Option<(ReceiverId, usize)> {
-        self.lock().enrolled.map(|enrolled| (enrolled.receiver, enrolled.image))
+    /// The receiver that enrolled on this connection, the index of its image, and its group.
+    pub(super) fn enrolled(&self) -> Option<(ReceiverId, usize, String)> {
+        self.lock().enrolled.as_ref().map(|enrolled| (enrolled.receiver, enrolled.image, enrolled.group.clone()))
     }
 
     /// Keeps the connection open while the guard lives. Afterwards the receiver may attend again, but soon.
@@ -66,7 +67,7 @@ impl Connection {
     /// When the connection shall be closed as things stand; ask again then.
     pub(super) fn expires_at(&self, limits: &Limits) -> Instant {
         let of_use = self.lock();
-        match of_use.enrolled {
+        match &of_use.enrolled {
             _ if of_use.attendances > 0 => Instant::now() + limits.idle_timeout,
             Some(enrolled) if !enrolled.attended => enrolled.since + PREPARATION_MAX,
             _ => of_use.last_request + limits.idle_timeout,

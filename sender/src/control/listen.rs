@@ -173,7 +173,7 @@ impl Listener {
                 let _ = timeout(CLOSING_TIMEOUT, served).await;
             }
         }
-        if let Some((receiver, _)) = connection.enrolled() {
+        if let Some((receiver, ..)) = connection.enrolled() {
             self.forget_unlisted(receiver, &connection);
         }
     }

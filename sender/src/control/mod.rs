@@ -22,7 +22,7 @@ mod traffic;
 pub use error::ControlError;
 pub use identity::{ServerIdentity, default_state_dir};
 pub use roster::{ReceiverState, ReceiverStatus, RosterSnapshot};
-pub use session::{ImageInfo, SessionInfo, StreamInfo};
+pub use session::{ChunkSource, ImageInfo, SessionInfo, StreamInfo};
 pub use traffic::{Traffic, TrafficSnapshot};
 
 use crate::schedule::ReceiverId;
@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use wire::StreamId;
 use wire::report::{ChunkRange, Report};
 
 /// Handshakes and reports of thousands of receivers are light work, and the data path needs the other cores.
@@ -89,6 +90,8 @@ pub enum ControlEvent {
         image: usize,
         /// What it still needs: ascending runs that neither overlap nor touch, all of its image; may be empty.
         want: Vec<ChunkRange>,
+        /// What it said of itself.
+        profile: Profile,
     },
     /// A listed receiver's report, checked against the pack, the image and the streams.
     Reported {
@@ -104,6 +107,28 @@ pub enum ControlEvent {
         /// How it ended.
         outcome: Outcome,
     },
+}
+
+/// What a receiver says of itself when it joins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// The group that the operator has put it into; may be empty.
+    pub group: String,
+    /// Bytes of stored chunks a second that it restores, as far as it knows; 0 when it does not.
+    pub restore_bytes_per_second: u64,
+    /// No multicast reaches it: it fetches everything.
+    pub unicast: bool,
+}
+
+/// What the engine wants a listed receiver to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directive {
+    /// Listen to these streams and no others.
+    Streams(Vec<StreamId>),
+    /// Fetch these chunks by unicast; multicast will not bring them.
+    TakeByUnicast(Vec<ChunkRange>),
+    /// Off the list, for this reason.
+    Dismiss(String),
 }
 
 /// How an attendance ended.
@@ -142,6 +167,20 @@ impl Shared {
     async fn stopped(&self) {
         // It fails only when the sending half is gone, which is in `self`.
         let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// Tells listed receivers what to do, from any thread, while the server runs.
+#[derive(Clone)]
+pub struct Director {
+    shared: Arc<Shared>,
+}
+
+impl Director {
+    /// Passes `directive` on without waiting; false when the receiver is not listed. A later directive of the same kind replaces one
+    /// that the receiver has not read yet.
+    pub fn direct(&self, receiver: ReceiverId, directive: Directive) -> bool {
+        self.shared.roster.direct(receiver, directive)
     }
 }
 
@@ -212,7 +251,12 @@ impl ControlServer {
 
     /// Takes a receiver off the list; the receiver is told why and ends. Its `Left` follows as an event. False when it is not listed.
     pub fn dismiss(&self, receiver: ReceiverId, reason: String) -> bool {
-        self.shared.roster.dismiss(receiver, reason)
+        self.director().direct(receiver, Directive::Dismiss(reason))
+    }
+
+    /// A handle that tells receivers what to do, for other threads.
+    pub fn director(&self) -> Director {
+        Director { shared: self.shared.clone() }
     }
 
     /// Stops in good order: takes no new connections, sends what is due (the acknowledgement of the last completion, say), tells

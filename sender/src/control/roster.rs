@@ -5,7 +5,7 @@
 //! lost connection it keeps its row and its [`ReceiverId`], while two machines that share a host name stay two rows. A machine
 //! that starts anew gets a new row, which replaces its lost or failed ones of the same name, image and address.
 
-use super::{ControlEvent, Outcome};
+use super::{ControlEvent, Directive, Outcome};
 use crate::schedule::ReceiverId;
 use crossbeam_channel::{Sender, TrySendError};
 use serde::Serialize;
@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
+use wire::StreamId;
+use wire::report::ChunkRange;
 
 /// Rows of ended receivers that are kept; the oldest go first. 10,000 rows of some 300 bytes are 3 MB.
 const ENDED_ROWS_MAX: usize = 10_000;
@@ -89,10 +91,16 @@ impl RosterSnapshot {
     }
 }
 
-/// What a listed receiver's task is told from outside its connection.
-pub(super) enum Command {
+/// What a listed receiver's task is told from outside its connection: the latest word on each matter, so that nothing queues up
+/// however often the engine changes its mind.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Orders {
     /// End the attendance.
-    Dismiss(String),
+    pub(super) dismiss: Option<String>,
+    /// The streams to listen to, once that is known.
+    pub(super) streams: Option<Vec<StreamId>>,
+    /// Chunks to fetch, all that were ever named in this attendance.
+    pub(super) unicast: Vec<ChunkRange>,
 }
 
 /// One attendance; a receiver that comes back gets another.
@@ -116,8 +124,8 @@ pub(super) enum Delivery {
 
 /// An enrolment's answer to "may I attend".
 pub(super) enum Begin {
-    /// Yes; commands for this attendance come here.
-    Begun(Attendance, mpsc::Receiver<Command>),
+    /// Yes; orders for this attendance come here.
+    Begun(Attendance, watch::Receiver<Orders>),
     /// An earlier attendance of the same receiver has not ended yet: end it first.
     Occupied(Attendance),
     /// The receiver is not known (its row is gone).
@@ -148,7 +156,7 @@ struct Row {
     connection: u64,
     state: ReceiverState,
     reason: Option<String>,
-    attendance: Option<(u32, mpsc::Sender<Command>)>,
+    attendance: Option<(u32, watch::Sender<Orders>)>,
     attendances: u32,
     chunks_wanted: u32,
     chunks_remaining: u32,
@@ -224,10 +232,9 @@ impl Roster {
         if let Some((number, _)) = row.attendance {
             return Begin::Occupied(Attendance { receiver, number });
         }
-        // One command can wait; the first decides.
-        let (commands, inbox) = mpsc::channel(1);
+        let (orders, inbox) = watch::channel(Orders::default());
         row.attendances += 1;
-        row.attendance = Some((row.attendances, commands));
+        row.attendance = Some((row.attendances, orders));
         Begin::Begun(Attendance { receiver, number: row.attendances }, inbox)
     }
 
@@ -263,13 +270,20 @@ impl Roster {
         }
     }
 
-    /// Asks a listed receiver's task to end its attendance; false when it is not listed.
-    pub(super) fn dismiss(&self, receiver: ReceiverId, reason: String) -> bool {
+    /// Tells a listed receiver's task what to do; false when it is not listed.
+    pub(super) fn direct(&self, receiver: ReceiverId, directive: Directive) -> bool {
         let state = self.lock();
-        let attendance = state.rows.get(&receiver.0).and_then(|row| row.attendance.as_ref());
-        // A full inbox holds a dismissal already.
-        attendance
-            .is_some_and(|(_, commands)| !matches!(commands.try_send(Command::Dismiss(reason)), Err(mpsc::error::TrySendError::Closed(_))))
+        let Some((_, orders)) = state.rows.get(&receiver.0).and_then(|row| row.attendance.as_ref()) else { return false };
+        if orders.is_closed() {
+            return false;
+        }
+        orders.send_modify(|orders| match directive {
+            Directive::Streams(streams) => orders.streams = Some(streams),
+            Directive::TakeByUnicast(chunks) => orders.unicast.extend(chunks),
+            // The first decides.
+            Directive::Dismiss(reason) => _ = orders.dismiss.get_or_insert(reason),
+        });
+        true
     }
 
     pub(super) fn snapshot(&self) -> RosterSnapshot {

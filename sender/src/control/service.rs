@@ -4,6 +4,7 @@ use super::Shared;
 use super::attendance::attend;
 use super::connection::Connection;
 use super::roster::Enrolment;
+use super::session::ChunkSource;
 use crate::schedule::ReceiverId;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::proto::v1::provision_server::Provision;
 use wire::proto::{PROTOCOL_VERSION, v1};
+use wire::report::ChunkRange;
 
 /// A manifest goes out in parts of this size. A part is made when the connection has room for it, so a slow receiver holds about
 /// three of them in memory: 2,000 receivers that fetch at once hold 400 MB at worst.
@@ -21,7 +23,10 @@ const MANIFEST_PART_BYTES: usize = 64 * 1024;
 const NAME_BYTES_MAX: usize = 255;
 /// Names of images in an error message; it travels in a header of limited size.
 const IMAGES_LISTED_BYTES_MAX: usize = 2048;
-/// `listed`, `pace` and one more can wait for a receiver to read them.
+/// Chunks that are read before the connection has room for them, of at most 256 KiB as packs are made: 2,000 receivers that fetch at once
+/// hold 1 GB at worst.
+const CHUNKS_AHEAD: usize = 2;
+/// `listed`, `pace`, `streams` and one more can wait for a receiver to read them.
 const OUTBOUND_MESSAGES: usize = 4;
 
 type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -50,12 +55,16 @@ impl Provision for Service {
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
             return Err(Status::invalid_argument("the receiver's name must have 1 to 255 bytes and no control characters"));
         }
+        let group = request.group;
+        if group.len() > NAME_BYTES_MAX || group.chars().any(char::is_control) {
+            return Err(Status::invalid_argument("the receiver's group must have at most 255 bytes and no control characters"));
+        }
         let Some(image) = self.shared.info.images.iter().position(|image| image.name == request.image) else {
             return Err(Status::not_found(format!("the sender has no image of that name; it serves: {}", self.images_listed())));
         };
         let enrolment = Enrolment { name, image, instance: request.instance, address: connection.address, connection: connection.number };
         let receiver = self.shared.roster.enrol(enrolment);
-        if let Some(earlier) = connection.enrol(receiver, image).filter(|&earlier| earlier != receiver) {
+        if let Some(earlier) = connection.enrol(receiver, image, group).filter(|&earlier| earlier != receiver) {
             self.shared.roster.forget_unlisted(earlier, connection.number);
         }
         let report_interval_us = *self.shared.pace.borrow();
@@ -78,6 +87,25 @@ impl Provision for Service {
         Ok(Response::new(Box::pin(tokio_stream::iter(manifest.chain(proof).map(Ok)))))
     }
 
+    type FetchChunksStream = ReceiverStream<Result<v1::ChunkPart, Status>>;
+
+    async fn fetch_chunks(&self, request: Request<v1::ChunkRequest>) -> Result<Response<Self::FetchChunksStream>, Status> {
+        let connection = connection_of(&request)?;
+        let request = request.into_inner();
+        let (_, image) = enrolled(&connection, Some(ReceiverId(request.receiver_id)))?;
+        let Some(source) = self.shared.info.chunk_source.clone() else {
+            return Err(Status::unavailable("this sender sends nothing by unicast"));
+        };
+        let chunks = ChunkRange::checked(&request.chunks, self.shared.info.parameters.chunk_count)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(stray) = chunks.iter().find(|run| !self.shared.images[image].contains(**run)) {
+            return Err(Status::invalid_argument(format!("chunk {} is not of its image", stray.first)));
+        }
+        let (parts, reply) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::spawn(send_chunks(source, chunks, parts));
+        Ok(Response::new(ReceiverStream::new(reply)))
+    }
+
     type AttendStream = ReceiverStream<Result<v1::SenderMessage, Status>>;
 
     async fn attend(&self, request: Request<Streaming<v1::ReceiverMessage>>) -> Result<Response<Self::AttendStream>, Status> {
@@ -87,6 +115,22 @@ impl Provision for Service {
         // A task of its own: what a receiver said is passed on even when its connection is gone by then.
         tokio::spawn(attend(self.shared.clone(), connection, request.into_inner(), outbound));
         Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+/// Reads chunks as fast as the receiver takes them, until it hangs up.
+async fn send_chunks(source: Arc<dyn ChunkSource>, chunks: Vec<ChunkRange>, parts: mpsc::Sender<Result<v1::ChunkPart, Status>>) {
+    for chunk in chunks.into_iter().flat_map(ChunkRange::chunks) {
+        let source = source.clone();
+        let part = match tokio::task::spawn_blocking(move || source.stored(chunk)).await {
+            Ok(Ok(stored)) => Ok(v1::ChunkPart { chunk: chunk.0, stored }),
+            Ok(Err(why)) => Err(Status::data_loss(why)),
+            Err(_) => Err(Status::internal("the thread that reads chunks ended")),
+        };
+        let last = part.is_err();
+        if parts.send(part).await.is_err() || last {
+            return;
+        }
     }
 }
 
@@ -115,6 +159,7 @@ fn connection_of<T>(request: &Request<T>) -> Result<Arc<Connection>, Status> {
 fn enrolled(connection: &Connection, named: Option<ReceiverId>) -> Result<(ReceiverId, usize), Status> {
     connection
         .enrolled()
+        .map(|(receiver, image, _)| (receiver, image))
         .filter(|(receiver, _)| named.is_none_or(|named| named == *receiver))
         .ok_or_else(|| Status::failed_precondition("enrol on this connection first"))
 }

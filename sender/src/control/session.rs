@@ -1,6 +1,8 @@
 //! What a sender serves, as the control plane tells it to receivers and checks what they say against it.
 
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use wire::proto::{PROTOCOL_VERSION, v1};
 use wire::report::{ChunkRange, Report};
 use wire::session::SessionParameters;
@@ -15,12 +17,29 @@ pub struct SessionInfo {
     pub pack_root: [u8; 32],
     /// What proves that the pack is signed, as `image::Pack::proof_bytes` gives it; empty when it is not.
     pub proof: Vec<u8>,
+    /// Where chunks that receivers fetch by unicast come from; without one nothing is sent by unicast.
+    pub chunk_source: Option<Arc<dyn ChunkSource>>,
     /// The images; events name one by its index here.
     pub images: Vec<ImageInfo>,
     /// The multicast streams.
     pub streams: Vec<StreamInfo>,
     /// Least time between two reports of a receiver, to begin with.
     pub report_interval_us: u32,
+}
+
+/// Stored bytes of chunks. Called on threads that may block.
+pub trait ChunkSource: Debug + Send + Sync {
+    /// The stored bytes of `chunk`.
+    ///
+    /// # Errors
+    /// Why they cannot be had, in words for the receiver's operator.
+    fn stored(&self, chunk: ChunkId) -> Result<Vec<u8>, String>;
+}
+
+impl ChunkSource for image::Pack {
+    fn stored(&self, chunk: ChunkId) -> Result<Vec<u8>, String> {
+        self.stored_chunk(image::ChunkId(chunk.0)).map_err(|error| error.to_string())
+    }
 }
 
 /// One image of the pack.
@@ -179,6 +198,7 @@ mod tests {
             parameters: SessionParameters { session: SessionId(1), symbol_bytes: 1408, chunk_count: 10, chunk_bytes_max: 256 * 1024 },
             pack_root: [0; 32],
             proof: Vec::new(),
+            chunk_source: None,
             images: Vec::new(),
             streams: vec![StreamInfo {
                 id: StreamId(3),

@@ -37,6 +37,7 @@ fn session() -> SessionInfo {
         parameters: SessionParameters { session: SessionId(1), symbol_bytes: 1408, chunk_count: CHUNK_COUNT, chunk_bytes_max: 256 * 1024 },
         pack_root: [1; 32],
         proof: Vec::new(),
+        chunk_source: None,
         images: vec![image("web", range(0, 600)), image("db", range(400, 600))],
         streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
         report_interval_us: 10_000,
@@ -162,12 +163,24 @@ impl Client {
 
     fn ready(&self, want: &[ChunkRange]) -> v1::ReceiverMessage {
         let want = want.iter().map(|&run| run.into()).collect();
-        message(receiver_message::Message::Ready(v1::Ready { receiver_id: self.receiver_id, want, more: false }))
+        message(receiver_message::Message::Ready(v1::Ready {
+            receiver_id: self.receiver_id,
+            want,
+            more: false,
+            restore_bytes_per_second: 0,
+            unicast: false,
+        }))
     }
 }
 
 fn enrol_request(image: &str) -> v1::EnrolRequest {
-    v1::EnrolRequest { protocol_version: PROTOCOL_VERSION, receiver_name: "host".to_owned(), image: image.to_owned(), instance: 0 }
+    v1::EnrolRequest {
+        protocol_version: PROTOCOL_VERSION,
+        receiver_name: "host".to_owned(),
+        image: image.to_owned(),
+        instance: 0,
+        group: String::new(),
+    }
 }
 
 fn message(message: receiver_message::Message) -> v1::ReceiverMessage {
@@ -333,7 +346,7 @@ async fn an_endless_want_set_is_dismissed() {
     let mut client = bench.enrolled("web").await;
     let (to_server, mut from_server) = client.attend().await;
     let want = vec![range(0, 1).into(); 601];
-    let ready = v1::Ready { receiver_id: client.receiver_id, want, more: true };
+    let ready = v1::Ready { receiver_id: client.receiver_id, want, more: true, restore_bytes_per_second: 0, unicast: false };
     to_server.send(message(receiver_message::Message::Ready(ready))).await.unwrap();
     assert!(dismissal(&mut from_server).await.contains("more runs"));
     bench.serves().await;
@@ -347,7 +360,7 @@ async fn a_want_set_with_repetitions_is_a_set_when_the_engine_sees_it() {
     to_server.send(client.ready(&[range(5, 3), range(0, 2), range(6, 4), range(2, 1)])).await.unwrap();
     let event = bench.expect(|event| matches!(event, ControlEvent::Joined { .. })).await;
     let want = vec![range(0, 3), range(5, 5)];
-    assert_eq!(event, ControlEvent::Joined { receiver: ReceiverId(client.receiver_id), image: 0, want });
+    assert_eq!(event, ControlEvent::Joined { receiver: ReceiverId(client.receiver_id), image: 0, want, profile: Profile::default() });
     bench.serves().await;
 }
 
