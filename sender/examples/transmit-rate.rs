@@ -4,7 +4,7 @@
 use anyhow::Context;
 use clap::ValueEnum;
 use sender::interface::Interface;
-use sender::transmit::{self, Choice, Packet, StreamConfig};
+use sender::transmit::{self, Choice, Packet, TransmitConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use wire::packet::{HEADER_BYTES, Header, Kind};
@@ -21,7 +21,7 @@ fn main() -> anyhow::Result<()> {
     let group = SocketAddr::new(IpAddr::from([239, 192, 68, 1]), 4700);
     let source = SocketAddr::new(interface.source_for(group.ip())?, group.port());
     let payload_bytes = HEADER_BYTES + symbol_bytes;
-    let config = StreamConfig { interface, queue: 0, source, group, hops: 1, payload_bytes, choice };
+    let config = TransmitConfig { interface, queue: 0, source, groups: vec![group], hops: 1, payload_bytes, choice };
     let mut opened = transmit::open(&config)?;
     println!("{}", opened.description);
 

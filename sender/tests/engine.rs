@@ -120,7 +120,8 @@ impl Fixture {
         let config = EngineConfig {
             pack: Arc::clone(&self.pack),
             parameters: self.parameters,
-            streams: vec![Stream { id: STREAM, group: "239.0.0.1:4700".parse().unwrap(), transmit: Box::new(transmit) }],
+            streams: vec![Stream { id: STREAM, group: "239.0.0.1:4700".parse().unwrap() }],
+            transmit: Box::new(transmit),
             rate_cap_bits_per_second: rate_bits_per_second,
             rate_floor_bits_per_second: rate_bits_per_second,
             cache_bytes: 16 * 1024 * 1024,

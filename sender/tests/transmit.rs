@@ -13,7 +13,7 @@ mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use sender::interface::Interface;
-use sender::transmit::{self, Choice, Mode, Opened, Packet, StreamConfig};
+use sender::transmit::{self, Choice, Mode, Opened, Packet, TransmitConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
@@ -53,11 +53,11 @@ fn open(sender: &Namespace, group: &str, choice: Choice, symbol_bytes: usize) ->
     let opened = sender.inside(|| {
         let interface = Interface::find("eth0").map_err(|error| error.to_string())?;
         let source = interface.source_for(group.ip()).map_err(|error| error.to_string())?;
-        let config = StreamConfig {
+        let config = TransmitConfig {
             interface,
             queue: 0,
             source: SocketAddr::new(source, group.port()),
-            group,
+            groups: vec![group],
             hops: 1,
             payload_bytes: HEADER_BYTES + symbol_bytes,
             choice,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use receiver::intake::{self, IntakeMode, XdpMode};
-use sender::transmit::{self, Choice, Mode, Packet, StreamConfig};
+use sender::transmit::{self, Choice, Mode, Packet, TransmitConfig};
 use wire::packet::{HEADER_BYTES, Header, Kind};
 use wire::session::SessionParameters;
 use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
@@ -94,11 +94,11 @@ pub(super) fn send(link: &Link, load: &Load) -> Result<Sent> {
     let source = SocketAddr::new(interface.source_for(link.group.ip())?, link.group.port());
     let parameters = parameters(load.frame_bytes);
     let symbol_bytes = usize::from(parameters.symbol_bytes);
-    let config = StreamConfig {
+    let config = TransmitConfig {
         interface,
         queue: 0,
         source,
-        group: link.group,
+        groups: vec![link.group],
         hops: 1,
         payload_bytes: HEADER_BYTES + symbol_bytes,
         choice: load.choice,

@@ -17,7 +17,7 @@ use sender::control::{
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
-use sender::transmit::{self, Choice, StreamConfig};
+use sender::transmit::{self, Choice, TransmitConfig};
 use wire::packet::HEADER_BYTES;
 use wire::report::ChunkRange;
 use wire::session::{SessionParameters, symbol_bytes_for_mtu};
@@ -90,7 +90,7 @@ pub(crate) struct ServeArgs {
     /// Begin when N receivers are listed, and end when all that are listed are complete or have given up.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     once: Option<u32>,
-    /// Cores for the transmitter and the reader, such as 2,3. [default: with four cores or more, the last for the transmitter]
+    /// Cores for the transmitter and the reader, such as 2,3: the first transmits, the second reads. [default: with four cores or more, the last for the transmitter]
     #[arg(long, value_delimiter = ',', value_name = "CORES")]
     cores: Option<Vec<usize>>,
     /// Memory for chunks, in MiB.
@@ -164,11 +164,11 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let source = SocketAddr::new(interface.source_for(args.group.ip())?, args.group.port());
     display.line(&format!("session   {:08x}, symbols of {symbol_bytes} bytes at MTU {mtu_bytes}", session.0));
 
-    let opened = transmit::open(&StreamConfig {
+    let opened = transmit::open(&TransmitConfig {
         interface,
         queue: 0,
         source,
-        group: args.group,
+        groups: vec![args.group],
         hops: args.ttl,
         payload_bytes: HEADER_BYTES + usize::from(symbol_bytes),
         choice: args.transmit,
@@ -190,12 +190,13 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     };
     let control = listen(args.listen, &identity, info, &traffic, events)?;
     let cores = Cores::new(args.cores.clone());
-    let threads = cores.description(1);
+    let threads = cores.description();
     let engine = Engine::start(
         EngineConfig {
             pack: Arc::clone(&pack),
             parameters,
-            streams: vec![Stream { id: StreamId(0), group: args.group, transmit: opened.transmit }],
+            streams: vec![Stream { id: StreamId(0), group: args.group }],
+            transmit: opened.transmit,
             rate_cap_bits_per_second: args.rate.bits_per_second,
             rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate.bits_per_second / 100),
             cache_bytes: args.memory.saturating_mul(1024 * 1024),
@@ -227,7 +228,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         stored_bytes,
         parameters,
         mtu_bytes,
-        transmit: engine.modes().first().map_or("none", |mode| mode.name()),
+        transmit: engine.mode().name(),
         rate_bits_per_second: args.rate.bits_per_second,
         progress: engine.progress(),
         sent: engine.sent(),

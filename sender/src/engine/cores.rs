@@ -10,7 +10,7 @@ const SPIN_BELOW: Duration = Duration::from_micros(50);
 /// The operator's or the default choice of cores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cores {
-    /// One for each transmitter in turn, then one for the reader.
+    /// One for the transmitter, one for the reader.
     chosen: Option<Vec<usize>>,
     available: usize,
 }
@@ -22,24 +22,22 @@ impl Cores {
     }
 
     /// For the lines at start.
-    pub fn description(&self, streams: usize) -> String {
+    pub fn description(&self) -> String {
         let name = |core: Option<usize>| core.map_or_else(|| "any core".to_owned(), |core| format!("core {core}"));
-        let transmitters = (0..streams).map(|stream| name(self.transmitter(stream))).collect::<Vec<_>>().join(", ");
-        format!("transmit on {transmitters}, read on {}", name(self.reader()))
+        format!("transmit on {}, read on {}", name(self.transmitter()), name(self.reader()))
     }
 
-    pub(super) fn transmitter(&self, stream: usize) -> Option<usize> {
+    pub(super) fn transmitter(&self) -> Option<usize> {
         match &self.chosen {
-            Some(cores) if cores.len() > 1 => cores[..cores.len() - 1].get(stream).copied(),
-            Some(cores) => cores.get(stream).copied(),
+            Some(cores) => cores.first().copied(),
             // The first cores take most interrupts.
-            None => self.spare().and_then(|last| last.checked_sub(stream)).filter(|&core| core > 1),
+            None => self.spare(),
         }
     }
 
     pub(super) fn reader(&self) -> Option<usize> {
         match &self.chosen {
-            Some(cores) => cores.get(1..).and_then(<[usize]>::last).copied(),
+            Some(cores) => cores.get(1).copied(),
             None => self.spare().map(|_| 1),
         }
     }
@@ -69,22 +67,21 @@ mod tests {
     #[test]
     fn a_small_machine_pins_nothing_unless_told_to() {
         let cores = Cores { chosen: None, available: 2 };
-        assert_eq!((cores.transmitter(0), cores.reader(), cores.spin_below()), (None, None, Duration::ZERO));
+        assert_eq!((cores.transmitter(), cores.reader(), cores.spin_below()), (None, None, Duration::ZERO));
         let told = Cores { chosen: Some(vec![1]), available: 2 };
-        assert_eq!((told.transmitter(0), told.transmitter(1), told.reader()), (Some(1), None, None));
+        assert_eq!((told.transmitter(), told.reader()), (Some(1), None));
     }
 
     #[test]
-    fn a_large_machine_transmits_on_its_last_cores() {
+    fn a_large_machine_transmits_on_its_last_core() {
         let cores = Cores { chosen: None, available: 8 };
-        assert_eq!((cores.transmitter(0), cores.transmitter(1), cores.reader()), (Some(7), Some(6), Some(1)));
-        assert_eq!(cores.transmitter(6), None, "cores 0 and 1 are left to the rest");
-        assert_eq!(cores.description(1), "transmit on core 7, read on core 1");
+        assert_eq!((cores.transmitter(), cores.reader()), (Some(7), Some(1)));
+        assert_eq!(cores.description(), "transmit on core 7, read on core 1");
     }
 
     #[test]
-    fn the_last_of_several_chosen_cores_reads() {
-        let cores = Cores { chosen: Some(vec![4, 5, 6]), available: 8 };
-        assert_eq!((cores.transmitter(0), cores.transmitter(1), cores.transmitter(2), cores.reader()), (Some(4), Some(5), None, Some(6)));
+    fn the_second_of_the_chosen_cores_reads() {
+        let cores = Cores { chosen: Some(vec![4, 5]), available: 8 };
+        assert_eq!((cores.transmitter(), cores.reader()), (Some(4), Some(5)));
     }
 }

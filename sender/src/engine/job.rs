@@ -18,6 +18,8 @@ pub(super) enum Job {
         group: Group,
         /// The symbols of each of its chunks, in its order.
         chunks: Vec<Symbols>,
+        /// Its packets: index in `chunks`, and symbol.
+        order: Vec<(u16, SymbolIndex)>,
     },
     /// A sync alone.
     Sync {
@@ -26,6 +28,15 @@ pub(super) enum Job {
         /// Its position.
         sequence: Sequence,
     },
+}
+
+impl Job {
+    /// The packets of a group, whose symbols are `chunks` in its order.
+    pub(super) fn group(group: Group, chunks: Vec<Symbols>) -> Job {
+        // At most 64 chunks.
+        let order = group.packets().map(|(at, symbol)| (at as u16, symbol)).collect();
+        Job::Group { group, chunks, order }
+    }
 }
 
 /// Symbols of one chunk: all its sources, and the repair symbols of this job.
@@ -64,29 +75,38 @@ impl Symbols {
 }
 
 impl Job {
-    /// The packets in the order of sending, the sync last.
-    pub(super) fn packets<'a>(&'a self, parameters: &'a SessionParameters) -> Box<dyn Iterator<Item = Packet<'a>> + 'a> {
+    /// The stream that it goes out on.
+    pub(super) fn stream(&self) -> StreamId {
+        match self {
+            Job::Group { group, .. } => group.stream,
+            Job::Sync { stream, .. } => *stream,
+        }
+    }
+
+    /// The packet at `position` in the order of sending, the sync last; `None` beyond it.
+    pub(super) fn packet<'a>(&'a self, position: usize, parameters: &SessionParameters) -> Option<Packet<'a>> {
         let sync = |stream, sequence| {
             let header = Header::sync(parameters.session, parameters.chunk_count, stream, sequence);
-            std::iter::once(Packet { header, symbol: &[] })
+            Some(Packet { header, symbol: &[] })
         };
         match self {
-            Job::Sync { stream, sequence } => Box::new(sync(*stream, *sequence)),
-            Job::Group { group, chunks } => {
-                let symbols = group.packets().zip(0..).filter_map(move |((at, index), position)| {
-                    let chunk = chunks.get(at)?;
-                    let header = Header {
-                        kind: Kind::Symbol,
-                        session: parameters.session,
-                        chunk: chunk.id,
-                        symbol: index,
-                        source_symbols: chunk.chunk.source_symbols(),
-                        sequence: group.first_sequence.after(position),
-                        stream: group.stream,
-                    };
-                    Some(Packet { header, symbol: chunk.get(index)? })
-                });
-                Box::new(symbols.chain(sync(group.stream, group.sync_sequence())))
+            Job::Sync { stream, sequence } => (position == 0).then(|| sync(*stream, *sequence)).flatten(),
+            Job::Group { group, chunks, order } => {
+                let Some(&(at, index)) = order.get(position) else {
+                    return (position == order.len()).then(|| sync(group.stream, group.sync_sequence())).flatten();
+                };
+                let chunk = chunks.get(usize::from(at))?;
+                let header = Header {
+                    kind: Kind::Symbol,
+                    session: parameters.session,
+                    chunk: chunk.id,
+                    symbol: index,
+                    source_symbols: chunk.chunk.source_symbols(),
+                    // A group has at most 64 chunks of at most 256 symbols.
+                    sequence: group.first_sequence.after(position as u32),
+                    stream: group.stream,
+                };
+                Some(Packet { header, symbol: chunk.get(index)? })
             }
         }
     }
@@ -127,9 +147,9 @@ mod tests {
         ];
         let symbols = |at: usize, k| ChunkSymbols { chunk: ids[at], source_symbols: k, symbols: wanted[at].clone() };
         let group = Group { stream: StreamId(1), first_sequence: Sequence(u32::MAX), chunks: vec![symbols(0, 3), symbols(1, 2)] };
-        let job = Job::Group { group, chunks };
+        let job = Job::group(group, chunks);
         let parameters = parameters();
-        let packets: Vec<_> = job.packets(&parameters).collect();
+        let packets: Vec<_> = (0..).map_while(|position| job.packet(position, &parameters)).collect();
         let order: Vec<_> = packets.iter().map(|packet| (packet.header.chunk.0, packet.header.symbol.0)).collect();
         assert_eq!(order, [(20, 0), (30, 1), (20, 1), (20, 2), (20, 5), (20, 4), (50, 0)]);
         for (at, packet) in packets.iter().enumerate() {

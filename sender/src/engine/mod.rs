@@ -1,7 +1,7 @@
 //! The threads of a serving sender.
 //!
 //! ```text
-//! control events → dispatcher (scheduler) → reader (pack, cache, repair symbols) → transmitter per stream → network
+//! control events → dispatcher (scheduler) → reader (pack, cache, repair symbols) → transmitter → network
 //!                        ↑                                                                │
 //!                        └─────────────────────── a job is done ──────────────────────────┘
 //! ```
@@ -24,7 +24,7 @@ pub use dispatch::{Ended, Progress};
 pub use quorum::Tally;
 
 use crate::control::ControlEvent;
-use crate::schedule::{ScheduleConfig, Scheduler};
+use crate::schedule::{GROUP_CHUNKS_MAX, ScheduleConfig, Scheduler};
 use crate::transmit::{self, LINK_OVERHEAD_BYTES, Mode, Transmit};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dispatch::{Dispatcher, JOBS_AHEAD, Notice, StreamSlot};
@@ -33,20 +33,18 @@ use image::restore::BufferPool;
 use quorum::Quorum;
 use reader::{Reader, chunk_buffer_bytes};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use transmitter::{StreamState, Transmitter};
+use transmitter::{Line, StreamState, Transmitter};
 use wire::session::SessionParameters;
 use wire::{ChunkId, StreamId};
 
 /// Chunks in memory unless the operator says otherwise: at 10 Gbit/s the last 100 ms, several times what a repair takes to be asked for.
 pub const CACHE_BYTES_DEFAULT: usize = 128 * 1024 * 1024;
-/// Chunks of one group at most: what the scheduler interleaves.
-const GROUP_CHUNKS_MAX: usize = 16;
 
 /// Why a run cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -104,14 +102,13 @@ pub enum Error {
     },
 }
 
-/// An open stream.
+/// A stream.
+#[derive(Clone, Copy, Debug)]
 pub struct Stream {
     /// Its id in packets.
     pub id: StreamId,
     /// Group and port.
     pub group: SocketAddr,
-    /// The way to the network.
-    pub transmit: Box<dyn Transmit>,
 }
 
 /// What a run is made of.
@@ -120,8 +117,10 @@ pub struct EngineConfig {
     pub pack: Arc<Pack>,
     /// The session's parameters, which agree with the pack.
     pub parameters: SessionParameters,
-    /// The streams.
+    /// The streams, at least one, all of one address family.
     pub streams: Vec<Stream>,
+    /// The way to the network, which knows the same streams.
+    pub transmit: Box<dyn Transmit>,
     /// Never faster than this, all streams together.
     pub rate_cap_bits_per_second: u64,
     /// Never slower than this.
@@ -146,7 +145,7 @@ pub struct Sent {
 /// A running engine. Dropping it stops it.
 pub struct Engine {
     states: Vec<Arc<StreamState>>,
-    modes: Vec<Mode>,
+    mode: Mode,
     progress: Arc<Mutex<Progress>>,
     notices: Sender<Notice>,
     ended: Receiver<Ended>,
@@ -176,7 +175,7 @@ impl Engine {
         let progress = Arc::new(Mutex::new(Progress::default()));
         let mut engine = Engine {
             states: streams.iter().map(|_| Arc::default()).collect(),
-            modes: streams.iter().map(|stream| stream.transmit.mode()).collect(),
+            mode: config.transmit.mode(),
             progress: Arc::clone(&progress),
             notices: notices.clone(),
             ended,
@@ -207,29 +206,28 @@ impl Engine {
             started: Instant::now(),
             first_group: None,
         };
-        let mut job_senders = Vec::new();
-        for (position, (stream, state)) in streams.into_iter().zip(engine.states.clone()).enumerate() {
-            let (jobs, jobs_out) = bounded(JOBS_AHEAD);
-            job_senders.push((stream.id, jobs));
-            dispatcher.streams.push(StreamSlot { id: stream.id, state: Arc::clone(&state), jobs_under_way: 0 });
-            let mut transmitter = Transmitter {
-                transmit: stream.transmit,
-                parameters,
-                group: stream.group.ip(),
-                state,
-                stop: Arc::clone(&stop),
-                spin_below: cores.spin_below(),
-            };
-            let (notices, core) = (notices.clone(), cores.transmitter(position));
-            engine.spawn("transmit", move || {
-                cores::pin(core);
-                let done = || notices.send(Notice::Done(position)).is_ok();
-                if let Err(error) = transmitter.run(&jobs_out, done) {
-                    let _ = notices.send(Notice::Failed(error));
-                }
-            })?;
-        }
-        let mut reader = Reader::open(pack, parameters, pool, job_senders)?;
+        let (jobs, jobs_out) = bounded(jobs_max);
+        let line = |(stream, state): (&Stream, &Arc<StreamState>)| Line { id: stream.id, state: Arc::clone(state) };
+        let mut transmitter = Transmitter {
+            transmit: config.transmit,
+            parameters,
+            group: streams.first().map_or(IpAddr::from([0; 4]), |stream| stream.group.ip()),
+            lines: streams.iter().zip(&engine.states).map(line).collect(),
+            stop: Arc::clone(&stop),
+            spin_below: cores.spin_below(),
+        };
+        let (transmitter_notices, core) = (notices.clone(), cores.transmitter());
+        engine.spawn("transmit", move || {
+            cores::pin(core);
+            let done = |position| transmitter_notices.send(Notice::Done(position)).is_ok();
+            if let Err(error) = transmitter.run(&jobs_out, done) {
+                let _ = transmitter_notices.send(Notice::Failed(error));
+            }
+        })?;
+        let slot =
+            |(stream, state): (&Stream, &Arc<StreamState>)| StreamSlot { id: stream.id, state: Arc::clone(state), jobs_under_way: 0 };
+        dispatcher.streams = streams.iter().zip(&engine.states).map(slot).collect();
+        let mut reader = Reader::open(pack, parameters, pool, jobs)?;
         engine.reader_description = reader.description();
         let reader_core = cores.reader();
         engine.spawn("read", move || {
@@ -257,9 +255,9 @@ impl Engine {
         &self.reader_description
     }
 
-    /// The mode of each stream, as it was at start.
-    pub fn modes(&self) -> &[Mode] {
-        &self.modes
+    /// The way to the network, as it was at start.
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// Figures so far.

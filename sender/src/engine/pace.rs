@@ -22,9 +22,14 @@ impl Pacer {
         self.bits_per_second = bits_per_second.max(1);
     }
 
+    /// When the next bytes may start to leave; at once when that is past.
+    pub(super) fn starts_ns(&self, now_ns: u64) -> u64 {
+        self.next_ns.max(now_ns.saturating_sub(self.duration_ns(self.catch_up_bits)))
+    }
+
     /// Books `bytes` on the wire and returns the time at which they may start to leave; they may leave at once when that is past.
     pub(super) fn book(&mut self, now_ns: u64, bytes: usize) -> u64 {
-        let start_ns = self.next_ns.max(now_ns.saturating_sub(self.duration_ns(self.catch_up_bits)));
+        let start_ns = self.starts_ns(now_ns);
         self.next_ns = start_ns.saturating_add(self.duration_ns(bytes as u64 * 8));
         start_ns
     }

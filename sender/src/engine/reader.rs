@@ -1,5 +1,5 @@
 //! The reader thread: takes groups from the dispatcher in the order of sending, reads their chunks ahead of time, checks each chunk's
-//! BLAKE3 the first time it is read, makes repair symbols, and passes complete jobs on to the transmitters.
+//! BLAKE3 the first time it is read, makes repair symbols, and passes complete jobs on to the transmitter.
 
 use super::Error;
 use super::cache::{Cache, Chunk};
@@ -43,8 +43,8 @@ pub(super) struct Reader {
     verified: Vec<bool>,
     loading: HashSet<ChunkId>,
     pending: VecDeque<Pending>,
-    /// Where each stream's jobs go, by position in the list of streams.
-    jobs: Vec<(StreamId, Sender<Job>)>,
+    /// To the transmitter.
+    jobs: Sender<Job>,
 }
 
 struct Pending {
@@ -73,12 +73,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::OpenPack`].
-    pub(super) fn open(
-        pack: Arc<Pack>,
-        parameters: SessionParameters,
-        pool: BufferPool,
-        jobs: Vec<(StreamId, Sender<Job>)>,
-    ) -> Result<Reader, Error> {
+    pub(super) fn open(pack: Arc<Pack>, parameters: SessionParameters, pool: BufferPool, jobs: Sender<Job>) -> Result<Reader, Error> {
         let disk = Disk::open(pack.path(), &pool).map_err(|source| Error::OpenPack { path: pack.path().to_owned(), source })?;
         let verified = vec![false; pack.chunks().len()];
         let encoder = Encoder::new(parameters.symbol_bytes);
@@ -190,12 +185,12 @@ impl Reader {
         Ok(())
     }
 
-    /// Passes on what is complete at the head of the queue. False when a transmitter has hung up.
+    /// Passes on what is complete at the head of the queue. False when the transmitter has hung up.
     fn pass_on(&mut self) -> Result<bool, Error> {
         while self.pending.front().is_some_and(|pending| pending.chunks.iter().all(Option::is_some)) {
             let Some(pending) = self.pending.pop_front() else { break };
-            let (stream, job) = match pending.request {
-                Request::Sync { stream, sequence } => (stream, Job::Sync { stream, sequence }),
+            let job = match pending.request {
+                Request::Sync { stream, sequence } => Job::Sync { stream, sequence },
                 Request::Group(group) => {
                     let symbols = group.chunks.iter().zip(pending.chunks.into_iter().flatten());
                     let chunks = symbols.map(|(wanted, chunk)| {
@@ -203,12 +198,11 @@ impl Reader {
                         made.map_err(|source| Error::Encode { chunk: wanted.chunk, source })
                     });
                     let chunks = chunks.collect::<Result<_, _>>()?;
-                    (group.stream, Job::Group { group, chunks })
+                    Job::group(group, chunks)
                 }
             };
             // The dispatcher has no more jobs under way than the channel holds, so this does not block.
-            let sent = self.jobs.iter().find(|(id, _)| *id == stream).is_some_and(|(_, jobs)| jobs.send(job).is_ok());
-            if !sent {
+            if self.jobs.send(job).is_err() {
                 return Ok(false);
             }
         }

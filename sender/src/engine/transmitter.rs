@@ -1,17 +1,20 @@
-//! The transmitter thread of one stream: sends jobs at the stream's rate.
+//! The transmitter thread: sends each stream's jobs at that stream's rate, through one socket.
 
 use super::Error;
 use super::job::Job;
 use super::pace::Pacer;
 use crate::transmit::{LINK_OVERHEAD_BYTES, Packet, Transmit, frame_bytes};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::thread::{ClockId, clock_nanosleep_absolute};
 use rustix::time::{Timespec, clock_gettime};
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use wire::packet::Header;
 use wire::session::SessionParameters;
+use wire::{Sequence, StreamId};
 
 /// Packets between two looks at the clock at full rate. With the catch-up of as many, at most 64 packets leave back to back, which
 /// the shallowest switch buffers and a 256-slot ring take.
@@ -34,68 +37,120 @@ pub(super) struct StreamState {
     pub stalled: AtomicBool,
 }
 
-/// A transmitter, owned by its thread.
+/// One stream as the transmitter sees it.
+pub(super) struct Line {
+    pub(super) id: StreamId,
+    pub(super) state: Arc<StreamState>,
+}
+
+/// The transmitter, owned by its thread.
 pub(super) struct Transmitter {
     pub(super) transmit: Box<dyn Transmit>,
     pub(super) parameters: SessionParameters,
+    /// Any of the groups: they are of one family.
     pub(super) group: IpAddr,
-    pub(super) state: Arc<StreamState>,
+    pub(super) lines: Vec<Line>,
     pub(super) stop: Arc<AtomicBool>,
     /// Waits shorter than this are spun: a sleep costs more than that to wake up from. Zero where other threads need the core.
     pub(super) spin_below: Duration,
 }
 
+/// What waits to be sent on one stream.
+struct Waiting {
+    pacer: Pacer,
+    jobs: VecDeque<Job>,
+    /// Packets of the first job that have left.
+    sent: usize,
+}
+
 impl Transmitter {
-    /// Works until the reader hangs up or it is told to stop. Calls `done` after each job; false from it ends the work.
+    /// Works until the reader hangs up or it is told to stop. Calls `done` with the position of the stream after each job; false from it ends
+    /// the work.
     ///
     /// # Errors
     /// When the kernel refuses for good.
-    pub(super) fn run(&mut self, jobs: &Receiver<Job>, done: impl Fn() -> bool) -> Result<(), Error> {
+    pub(super) fn run(&mut self, jobs: &Receiver<Job>, done: impl Fn(usize) -> bool) -> Result<(), Error> {
         // The default slack of 50 µs would double the length of a batch. A kernel that refuses costs precision only.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
         let parameters = self.parameters;
-        let full_bytes = frame_bytes(self.group, self.parameters.payload_bytes()) + LINK_OVERHEAD_BYTES;
-        let mut pacer = Pacer::new(self.rate(), BATCH_PACKETS_MAX * full_bytes);
-        for job in jobs {
-            let mut packets = job.packets(&parameters);
-            let mut batch: Vec<Packet<'_>> = Vec::with_capacity(BATCH_PACKETS_MAX);
-            loop {
-                let rate = self.rate();
-                batch.clear();
-                batch.extend(packets.by_ref().take(batch_packets(rate, full_bytes)));
-                if batch.is_empty() {
-                    break;
-                }
-                let frames = batch.iter().map(|packet| frame_bytes(self.group, packet.payload_bytes()));
-                let sent_bytes: usize = frames.sum();
-                pacer.set_rate(rate);
-                let start_ns = pacer.book(now_ns(), sent_bytes + batch.len() * LINK_OVERHEAD_BYTES);
-                self.wait_until(start_ns);
-                if self.stop.load(Ordering::Relaxed) || !self.send(&batch)? {
+        let full_bytes = frame_bytes(self.group, parameters.payload_bytes()) + LINK_OVERHEAD_BYTES;
+        let pacer = |line: &Line| Pacer::new(line.rate(), BATCH_PACKETS_MAX * full_bytes);
+        let mut waiting: Vec<Waiting> =
+            self.lines.iter().map(|line| Waiting { pacer: pacer(line), jobs: VecDeque::new(), sent: 0 }).collect();
+        loop {
+            for job in jobs.try_iter() {
+                self.enqueue(&mut waiting, job);
+            }
+            let Some((line, start_ns)) = self.next(&mut waiting) else {
+                let Ok(job) = jobs.recv() else { return Ok(()) };
+                self.enqueue(&mut waiting, job);
+                continue;
+            };
+            if !self.wait_until(start_ns, jobs, &mut waiting) {
+                continue;
+            }
+            let Waiting { pacer, jobs: queue, sent } = &mut waiting[line];
+            let Some(job) = queue.front() else { continue };
+            let most = batch_packets(self.lines[line].rate(), full_bytes);
+            let filler = Packet { header: Header::sync(parameters.session, 0, job.stream(), Sequence(0)), symbol: &[] };
+            let mut batch = [filler; BATCH_PACKETS_MAX];
+            let mut count = 0;
+            let mut sent_bytes = 0;
+            while count < most {
+                let Some(packet) = job.packet(*sent + count, &parameters) else { break };
+                sent_bytes += frame_bytes(self.group, packet.payload_bytes());
+                batch[count] = packet;
+                count += 1;
+            }
+            if count > 0 {
+                pacer.book(now_ns(), sent_bytes + count * LINK_OVERHEAD_BYTES);
+                if self.stop.load(Ordering::Relaxed) || !self.send(line, &batch[..count])? {
                     return Ok(());
                 }
-                self.state.packets.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                self.state.frame_bytes.fetch_add(sent_bytes as u64, Ordering::Relaxed);
+                *sent += count;
+                let state = &self.lines[line].state;
+                state.packets.fetch_add(count as u64, Ordering::Relaxed);
+                state.frame_bytes.fetch_add(sent_bytes as u64, Ordering::Relaxed);
             }
-            drop(packets);
-            // Gives its chunks back before the next group is asked for.
-            drop(job);
-            if !done() {
-                break;
+            if count < most {
+                // Gives its chunks back before the next group is asked for.
+                queue.pop_front();
+                *sent = 0;
+                if !done(line) {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
+    }
+
+    fn enqueue(&self, waiting: &mut [Waiting], job: Job) {
+        let stream = job.stream();
+        // The scheduler knows the same streams.
+        if let Some(line) = self.lines.iter().position(|line| line.id == stream) {
+            waiting[line].jobs.push_back(job);
+        }
+    }
+
+    /// The stream whose next packets may leave first, and when.
+    fn next(&self, waiting: &mut [Waiting]) -> Option<(usize, u64)> {
+        let now_ns = now_ns();
+        let of_line = |(position, (line, waiting)): (usize, (&Line, &mut Waiting))| {
+            waiting.pacer.set_rate(line.rate());
+            (!waiting.jobs.is_empty()).then(|| (position, waiting.pacer.starts_ns(now_ns)))
+        };
+        self.lines.iter().zip(waiting).enumerate().filter_map(of_line).min_by_key(|&(_, start_ns)| start_ns)
     }
 
     /// Sends a batch, however long the link stalls. False when told to stop meanwhile.
-    fn send(&mut self, batch: &[Packet<'_>]) -> Result<bool, Error> {
+    fn send(&mut self, line: usize, batch: &[Packet<'_>]) -> Result<bool, Error> {
+        let state = &self.lines[line].state;
         let mut sent = 0;
         let mut stalled_since: Option<Instant> = None;
         loop {
             let count = self.transmit.send(&batch[sent..]).map_err(Error::Transmit)?;
             sent += count;
             if sent >= batch.len() {
-                if self.state.stalled.swap(false, Ordering::Relaxed) {
+                if state.stalled.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the link takes packets again");
                 }
                 return Ok(true);
@@ -107,30 +162,45 @@ impl Transmitter {
                 stalled_since = None;
             }
             let since = stalled_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= STALL_WARNING && !self.state.stalled.swap(true, Ordering::Relaxed) {
+            if since.elapsed() >= STALL_WARNING && !state.stalled.swap(true, Ordering::Relaxed) {
                 tracing::warn!("the link takes no packets; is the cable in, the interface up? Waiting for it");
             }
         }
     }
 
-    fn rate(&self) -> u64 {
-        self.state.rate_bits_per_second.load(Ordering::Relaxed)
-    }
-
-    fn wait_until(&self, start_ns: u64) {
+    /// Waits until `start_ns`. False when a job came meanwhile, which may have to leave before.
+    fn wait_until(&self, start_ns: u64, jobs: &Receiver<Job>, waiting: &mut [Waiting]) -> bool {
         let left_ns = start_ns.saturating_sub(now_ns());
         if left_ns == 0 {
-            return;
+            return true;
         }
-        if Duration::from_nanos(left_ns) > self.spin_below {
-            let request = Timespec { tv_sec: (start_ns / 1_000_000_000) as i64, tv_nsec: (start_ns % 1_000_000_000) as i64 };
-            // A signal that ends it early makes a batch early by that much.
-            let _ = clock_nanosleep_absolute(ClockId::Monotonic, &request);
-        } else {
+        if Duration::from_nanos(left_ns) <= self.spin_below {
             while now_ns() < start_ns {
                 std::hint::spin_loop();
             }
+            return true;
         }
+        // What comes for the only stream there is waits its turn in the channel.
+        if self.lines.len() > 1 {
+            match jobs.recv_timeout(Duration::from_nanos(left_ns)) {
+                Ok(job) => {
+                    self.enqueue(waiting, job);
+                    return false;
+                }
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => {}
+            }
+        }
+        let request = Timespec { tv_sec: (start_ns / 1_000_000_000) as i64, tv_nsec: (start_ns % 1_000_000_000) as i64 };
+        // A signal that ends it early makes a batch early by that much.
+        let _ = clock_nanosleep_absolute(ClockId::Monotonic, &request);
+        true
+    }
+}
+
+impl Line {
+    fn rate(&self) -> u64 {
+        self.state.rate_bits_per_second.load(Ordering::Relaxed)
     }
 }
 

@@ -67,6 +67,9 @@ pub enum Next {
     },
 }
 
+/// Chunks of one group at most.
+pub const GROUP_CHUNKS_MAX: usize = 64;
+
 /// Symbols of several chunks that are sent interleaved, one symbol of each chunk in turn, and a sync behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
@@ -108,7 +111,7 @@ impl Group {
 
     /// How many packets carry symbols; the sync is one more.
     pub fn packet_count(&self) -> u32 {
-        // At most 16 chunks of at most 256 symbols.
+        // At most 64 chunks of at most 256 symbols.
         self.chunks.iter().map(|chunk| chunk.symbols.len() as u32).sum()
     }
 

@@ -24,7 +24,7 @@ mod roster;
 mod scheduler;
 mod stream;
 
-pub use action::{ChunkSymbols, Event, Group, Next, ReceiverId, ScheduleConfig, Totals};
+pub use action::{ChunkSymbols, Event, GROUP_CHUNKS_MAX, Group, Next, ReceiverId, ScheduleConfig, Totals};
 pub use plan::{Class, Pace, Situation, StreamPlan};
 pub use scheduler::Scheduler;
 pub use wire::Micros;

@@ -5,7 +5,7 @@
 //! keeps that rule; it is what makes writing into a frame sound.
 #![allow(unsafe_code)]
 
-use super::{Error, Mode, Packet, STALL_LIMIT, StreamConfig, Transmit};
+use super::{Error, Mode, Packet, STALL_LIMIT, Transmit, TransmitConfig};
 use std::error::Error as _;
 use std::io;
 use std::num::NonZeroU32;
@@ -41,7 +41,8 @@ pub struct AfXdp {
     zero_copy: bool,
     budget_raised: bool,
     interface: String,
-    template: FrameTemplate,
+    /// By stream id.
+    templates: Vec<FrameTemplate>,
     umem: Umem,
     transmit: TxQueue,
     completion: CompQueue,
@@ -58,13 +59,14 @@ impl AfXdp {
     ///
     /// # Errors
     /// [`Error::Unsuitable`] when AF_XDP cannot carry this stream here, [`Error::AfXdp`] when the kernel or driver refuses.
-    pub fn open(config: &StreamConfig, zero_copy: bool) -> Result<AfXdp, Error> {
+    pub fn open(config: &TransmitConfig, zero_copy: bool) -> Result<AfXdp, Error> {
         let interface = &config.interface;
         let Some(mac) = interface.mac else {
             return Err(Error::Unsuitable(format!("{} is not Ethernet", interface.name)));
         };
-        let template =
-            FrameTemplate::new(mac, config.source, config.group, config.hops).map_err(|error| Error::Unsuitable(error.to_string()))?;
+        let template = |&group| FrameTemplate::new(mac, config.source, group, config.hops);
+        let templates: Vec<FrameTemplate> =
+            config.groups.iter().map(template).collect::<Result<_, _>>().map_err(|error| Error::Unsuitable(error.to_string()))?;
         let needed_bytes = config.frame_bytes(config.payload_bytes);
         let frame_bytes = frame_bytes_for(needed_bytes).ok_or_else(|| {
             let room_bytes = FRAME_BYTES_CHOICES[1] - XDP_HEADROOM_BYTES;
@@ -72,7 +74,7 @@ impl AfXdp {
         })?;
         let started = Instant::now();
         let mut socket = loop {
-            match AfXdp::bind(config, &template, frame_bytes, zero_copy) {
+            match AfXdp::bind(config, &templates, frame_bytes, zero_copy) {
                 Err(Error::AfXdp { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < BUSY_LIMIT => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -87,7 +89,7 @@ impl AfXdp {
         Ok(socket)
     }
 
-    fn bind(config: &StreamConfig, template: &FrameTemplate, frame_bytes: usize, zero_copy: bool) -> Result<AfXdp, Error> {
+    fn bind(config: &TransmitConfig, templates: &[FrameTemplate], frame_bytes: usize, zero_copy: bool) -> Result<AfXdp, Error> {
         let invalid = |what| Error::AfXdp { what, source: io::ErrorKind::InvalidInput.into() };
         let ring = QueueSize::new(TRANSMIT_FRAMES).map_err(|_| invalid("ring size"))?;
         let fill_ring = QueueSize::new(FILL_FRAMES).map_err(|_| invalid("ring size"))?;
@@ -127,7 +129,7 @@ impl AfXdp {
             zero_copy,
             budget_raised: false,
             interface: config.interface.name.clone(),
-            template: template.clone(),
+            templates: templates.to_vec(),
             umem,
             transmit,
             completion,
@@ -189,13 +191,18 @@ impl AfXdp {
         let count = packets.len().min(self.free.len()).min(self.transmit.nb_free_exact() as usize);
         self.filled.clear();
         for packet in &packets[..count] {
+            let stream = packet.header.stream;
+            let Some(template) = self.templates.get(usize::from(stream.0)) else {
+                self.free.append(&mut self.filled);
+                return Err(Error::Unsuitable(format!("there is no stream {stream}")));
+            };
             let Some(mut frame) = self.free.pop() else { break };
             let length = {
                 // SAFETY: the descriptor came from this UMEM and was in the free list, so nobody else reads or writes the frame.
                 let mut data = unsafe { self.umem.data_mut(&mut frame) };
                 let payload_bytes = packet.payload_bytes();
-                data.cursor().set_pos(self.template.header_bytes() + payload_bytes);
-                write_frame(&self.template, packet, data.contents_mut())
+                data.cursor().set_pos(template.header_bytes() + payload_bytes);
+                write_frame(template, packet, data.contents_mut())
             };
             match length {
                 Ok(()) => self.filled.push(frame),

@@ -37,7 +37,7 @@ impl Packet<'_> {
     }
 }
 
-/// One stream's way onto the network.
+/// The way onto the network.
 pub trait Transmit: Send {
     /// Hands packets to the kernel, in order, and returns how many it took. It waits for room, but for no more than [`STALL_LIMIT`]
     /// without progress: fewer than all (even none) means that the link is stalled and the caller may try again.
@@ -92,17 +92,18 @@ pub enum Choice {
     Udp,
 }
 
-/// What a stream's packets look like and where they leave.
+/// What the packets look like and where they leave.
 #[derive(Clone, Debug)]
-pub struct StreamConfig {
+pub struct TransmitConfig {
     /// The interface.
     pub interface: Interface,
     /// Transmit queue for AF_XDP.
     pub queue: u32,
     /// Source address and port.
     pub source: SocketAddr,
-    /// Group and port.
-    pub group: SocketAddr,
+    /// Group and port of each stream, by its id; at least one, all of one family. The streams share what is opened: a queue has room for
+    /// one AF_XDP socket.
+    pub groups: Vec<SocketAddr>,
     /// TTL or hop limit.
     pub hops: u8,
     /// UDP payload of a full packet.
@@ -111,10 +112,15 @@ pub struct StreamConfig {
     pub choice: Choice,
 }
 
-impl StreamConfig {
+impl TransmitConfig {
+    /// The first group, which stands for the family of all.
+    fn group(&self) -> SocketAddr {
+        self.groups.first().copied().unwrap_or_else(|| SocketAddr::new(IpAddr::from([0; 4]), 0))
+    }
+
     /// Bytes of an Ethernet frame around `payload_bytes`, without frame check sequence.
     pub fn frame_bytes(&self, payload_bytes: usize) -> usize {
-        frame_bytes(self.group.ip(), payload_bytes)
+        frame_bytes(self.group().ip(), payload_bytes)
     }
 }
 
@@ -163,19 +169,19 @@ pub enum Error {
     },
 }
 
-/// An open stream and the line that says how.
+/// An open way onto the network and the line that says how.
 pub struct Opened {
-    /// The stream.
+    /// The way.
     pub transmit: Box<dyn Transmit>,
     /// One line: mode and why.
     pub description: String,
 }
 
-/// Opens a stream in the best mode that works from `config.choice` downwards.
+/// Opens a way onto the network in the best mode that works from `config.choice` downwards.
 ///
 /// # Errors
 /// [`Error`] when not even a UDP socket can be had.
-pub fn open(config: &StreamConfig) -> Result<Opened, Error> {
+pub fn open(config: &TransmitConfig) -> Result<Opened, Error> {
     let attempts: &[bool] = match config.choice {
         Choice::Auto | Choice::AfXdpZeroCopy => &[true, false],
         Choice::AfXdpCopy => &[false],

@@ -1,7 +1,7 @@
 //! Transmission through a UDP socket: with segmentation offload (UDP_SEGMENT: one system call carries up to 64 packets) where the
 //! kernel has it, else with sendmmsg.
 
-use super::{Error, Mode, Packet, STALL_LIMIT, StreamConfig, Transmit};
+use super::{Error, Mode, Packet, STALL_LIMIT, Transmit, TransmitConfig};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice};
@@ -16,9 +16,10 @@ const SEGMENTED_BYTES_MAX: usize = 65_535 - 48;
 /// Room for a few milliseconds of 10 Gbit/s; net.core.wmem_max may allow less.
 const SEND_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// A connected UDP socket.
+/// A connected UDP socket for each stream.
 pub struct Udp {
-    socket: Socket,
+    /// By stream id.
+    sockets: Vec<Socket>,
     interface: String,
     segmentation: bool,
     /// The headers of the packets of a system call; symbols are read from where they are.
@@ -26,43 +27,14 @@ pub struct Udp {
 }
 
 impl Udp {
-    /// Opens a socket on the interface of `config`.
+    /// Opens the sockets on the interface of `config`.
     ///
     /// # Errors
     /// [`Error::UdpSetup`].
-    pub fn open(config: &StreamConfig) -> Result<Udp, Error> {
-        let failed = |what| {
-            move |source| Error::UdpSetup {
-                source_address: config.source,
-                group: config.group,
-                interface: config.interface.name.clone(),
-                what,
-                source,
-            }
-        };
-        let ipv4 = config.group.is_ipv4();
-        let domain = if ipv4 { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP)).map_err(failed("opening a socket"))?;
-        socket.set_reuse_address(true).map_err(failed("sharing the port"))?;
-        let index = config.interface.index;
-        if let SocketAddr::V4(source) = config.source {
-            socket.set_multicast_if_v4(source.ip()).map_err(failed("choosing the interface"))?;
-            socket.set_multicast_ttl_v4(config.hops.into()).map_err(failed("setting the TTL"))?;
-            socket.set_multicast_loop_v4(false).map_err(failed("switching loopback off"))?;
-        } else {
-            socket.set_multicast_if_v6(index).map_err(failed("choosing the interface"))?;
-            socket.set_multicast_hops_v6(config.hops.into()).map_err(failed("setting the hop limit"))?;
-            socket.set_multicast_loop_v6(false).map_err(failed("switching loopback off"))?;
-        }
-        // A limit below ours is no reason not to serve.
-        let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
-        socket.set_write_timeout(Some(STALL_LIMIT)).map_err(failed("setting a time limit"))?;
-        // Two interfaces may have the same IPv4 address; binding to the device needs privilege on old kernels, so it is only tried.
-        let _ = socket.bind_device(Some(config.interface.name.as_bytes()));
-        socket.bind(&on_link(config.source, index)).map_err(failed("binding"))?;
-        socket.connect(&on_link(config.group, index)).map_err(failed("connecting to the group"))?;
+    pub fn open(config: &TransmitConfig) -> Result<Udp, Error> {
+        let sockets = config.groups.iter().map(|&group| socket(config, group)).collect::<Result<_, _>>()?;
         Ok(Udp {
-            socket,
+            sockets,
             interface: config.interface.name.clone(),
             segmentation: segmentation_works(config.payload_bytes),
             headers: Vec::with_capacity(SEGMENTS_MAX),
@@ -76,17 +48,20 @@ impl Udp {
 
     /// Sends the first of `packets` in one system call and returns how many it took.
     fn send_some(&mut self, packets: &[Packet<'_>]) -> io::Result<usize> {
-        let count = packets.len().min(SEGMENTS_MAX);
+        let Some(stream) = packets.first().map(|packet| packet.header.stream) else { return Ok(0) };
+        let one_stream = packets.iter().take_while(|packet| packet.header.stream == stream).count();
+        let count = one_stream.min(SEGMENTS_MAX);
         self.headers.clear();
         self.headers.extend(packets[..count].iter().map(|packet| {
             let mut header = [0; HEADER_BYTES];
             packet.header.write(&mut header, packet.symbol);
             header
         }));
-        if self.segmentation { self.send_segmented(&packets[..count]) } else { self.send_separate(&packets[..count]) }
+        let Some(socket) = self.sockets.get(usize::from(stream.0)) else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
+        if self.segmentation { self.send_segmented(socket, &packets[..count]) } else { self.send_separate(socket, &packets[..count]) }
     }
 
-    fn send_segmented(&self, packets: &[Packet<'_>]) -> io::Result<usize> {
+    fn send_segmented(&self, socket: &Socket, packets: &[Packet<'_>]) -> io::Result<usize> {
         let count = segments(packets);
         let Some(first) = packets.first() else { return Ok(0) };
         let mut buffers = [IoSlice::new(&[]); 2 * SEGMENTS_MAX];
@@ -97,18 +72,47 @@ impl Udp {
         let control = segment_control(first.payload_bytes() as u16);
         let message = MsgHdr::new().with_buffers(&buffers[..2 * count]);
         let message = if count > 1 { message.with_control(&control) } else { message };
-        self.socket.sendmsg(&message, 0)?;
+        socket.sendmsg(&message, 0)?;
         Ok(count)
     }
 
-    fn send_separate(&self, packets: &[Packet<'_>]) -> io::Result<usize> {
+    fn send_separate(&self, socket: &Socket, packets: &[Packet<'_>]) -> io::Result<usize> {
         let buffers: Vec<[IoSlice<'_>; 2]> =
             packets.iter().zip(&self.headers).map(|(packet, header)| [IoSlice::new(header), IoSlice::new(packet.symbol)]).collect();
         let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = packets.iter().map(|_| SendAncillaryBuffer::default()).collect();
         let mut messages: Vec<MMsgHdr<'_>> =
             buffers.iter().zip(&mut controls).map(|(buffers, control)| MMsgHdr::new(buffers, control)).collect();
-        Ok(sendmmsg(&self.socket, &mut messages, SendFlags::empty())?)
+        Ok(sendmmsg(socket, &mut messages, SendFlags::empty())?)
     }
+}
+
+/// A socket that sends to `group`.
+fn socket(config: &TransmitConfig, group: SocketAddr) -> Result<Socket, Error> {
+    let failed = |what| {
+        move |source| Error::UdpSetup { source_address: config.source, group, interface: config.interface.name.clone(), what, source }
+    };
+    let ipv4 = group.is_ipv4();
+    let domain = if ipv4 { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP)).map_err(failed("opening a socket"))?;
+    socket.set_reuse_address(true).map_err(failed("sharing the port"))?;
+    let index = config.interface.index;
+    if let SocketAddr::V4(source) = config.source {
+        socket.set_multicast_if_v4(source.ip()).map_err(failed("choosing the interface"))?;
+        socket.set_multicast_ttl_v4(config.hops.into()).map_err(failed("setting the TTL"))?;
+        socket.set_multicast_loop_v4(false).map_err(failed("switching loopback off"))?;
+    } else {
+        socket.set_multicast_if_v6(index).map_err(failed("choosing the interface"))?;
+        socket.set_multicast_hops_v6(config.hops.into()).map_err(failed("setting the hop limit"))?;
+        socket.set_multicast_loop_v6(false).map_err(failed("switching loopback off"))?;
+    }
+    // A limit below ours is no reason not to serve.
+    let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
+    socket.set_write_timeout(Some(STALL_LIMIT)).map_err(failed("setting a time limit"))?;
+    // Two interfaces may have the same IPv4 address; binding to the device needs privilege on old kernels, so it is only tried.
+    let _ = socket.bind_device(Some(config.interface.name.as_bytes()));
+    socket.bind(&on_link(config.source, index)).map_err(failed("binding"))?;
+    socket.connect(&on_link(group, index)).map_err(failed("connecting to the group"))?;
+    Ok(socket)
 }
 
 impl Transmit for Udp {
@@ -242,7 +246,7 @@ mod tests {
         receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
         socket.connect(&receiver.local_addr().unwrap().into()).unwrap();
-        (Udp { socket, interface: "lo".to_owned(), segmentation, headers: Vec::new() }, receiver)
+        (Udp { sockets: vec![socket], interface: "lo".to_owned(), segmentation, headers: Vec::new() }, receiver)
     }
 
     #[test]

@@ -196,7 +196,7 @@ proptest! {
         let classes: Vec<(usize, Vec<usize>)> = classes.into_iter().map(|(chunks, mask)| (chunks, members(mask).collect())).collect();
         // Chunks are whole: a class whose last chunk is under way holds its stream for one chunk's time.
         let (over, _) = over_bound_of_wanting(&rates, &classes);
-        prop_assert!(over <= 1.05, "{}", over);
+        prop_assert!(over <= 1.05 + 1e-6, "{}", over);
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::{Flight, Scheduler, Sent};
 use crate::schedule::needs::ChunkNeeds;
-use crate::schedule::{ChunkSymbols, Group};
+use crate::schedule::{ChunkSymbols, GROUP_CHUNKS_MAX, Group};
 use wire::erasure::repair_symbols;
 use wire::{ChunkId, Micros, SymbolIndex};
 
 /// Most chunks in a group: a burst of 500 packets takes 32 of each, within the 48 repair symbols that a chunk of K = 187 has.
 const INTERLEAVE_MAX: usize = 16;
 /// … where losses come in runs of more than 8 packets: so that a run of 32 takes no more than one of each.
-const INTERLEAVE_LONG_RUNS: usize = 64;
+const INTERLEAVE_LONG_RUNS: usize = GROUP_CHUNKS_MAX;
 /// A group is made of fewer chunks when these would take longer than this on the line, so that at 100 Mbit/s the sync, and with it the
 /// repair, does not come 350 ms after the data.
 const GROUP_LINE_US: u64 = 100_000;
