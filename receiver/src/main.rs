@@ -143,7 +143,7 @@ fn receive_image(
         Err(error) => Err(Failure {
             exit_code: match &error {
                 engine::Error::Target(error) => target_exit_code(error),
-                engine::Error::Intake(_) => exit::NETWORK,
+                engine::Error::Intake(_) | engine::Error::Join(_) => exit::NETWORK,
                 engine::Error::SenderLost(_) => exit::SENDER_LOST,
                 engine::Error::Dismissed(_) | engine::Error::Changed(_) => exit::DISMISSED,
                 engine::Error::Interrupted => signals.exit_code(),
@@ -182,7 +182,8 @@ fn prepare(
     }
     let groups: Vec<_> = enrolled.streams.iter().map(|stream| stream.group).collect();
     let Opened { intake, filter, membership } =
-        intake::open(interface, &parameters, &groups, options.intake, options.xdp).map_err(exits(exit::NETWORK))?;
+        intake::open(interface, &parameters, &groups, &groups[..groups.len().min(1)], options.intake, options.xdp)
+            .map_err(exits(exit::NETWORK))?;
     summary.filter = Some(filter.describe());
     summary.intake = Some(intake.describe().to_owned());
     display.remark(&format!("{}: filter {}; intake {}", interface.name(), filter.describe(), intake.describe()));
@@ -220,6 +221,7 @@ fn prepare(
         parameters,
         progress,
         manifest: Arc::new(manifest),
+        streams: enrolled.streams,
         opened: Opened { intake, filter, membership },
         target,
         present,

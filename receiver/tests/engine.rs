@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use image::pack::{ImageSpec, PackOptions, build};
 use image::restore::{Present, Target, TargetOptions};
 use image::{Manifest, Pack};
-use receiver::control::{FromSender, ToSender};
+use receiver::control::{FromSender, StreamInfo, ToSender};
 use receiver::engine::{self, Error, Finished, Link, MemoryPlan, Progress, Setup};
 use receiver::intake::{Intake, Membership, Opened, PacketFilter, XdpMode};
 use receiver::interface::Interface;
@@ -266,6 +266,7 @@ impl Run {
         let (notices, _heard) = unbounded();
         let setup = Setup {
             parameters,
+            streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [10, 0, 0, 1].into() }],
             opened: Opened { intake: Box::new(intake), filter, membership },
             target: Target::open(&served.target(), &manifest, &TargetOptions::default()).unwrap(),
             plan: MemoryPlan::new(self.memory_bytes, 0, &parameters, engine::is_compressed(&manifest), self.workers).unwrap(),

@@ -5,6 +5,7 @@
 //! | … receives exactly what is wanted | every intake, with every place of the filter: wanted chunks and syncs arrive whole, others do not, a cleared bit counts at once, counts add up |
 //! | IPv6, two streams, jumbo | groups of both families; several ports; packets of several UMEM frames |
 //! | membership | it is listed by the kernel, and left |
+//! | streams are joined and left | the kernel lists exactly the groups that are followed, a group that stays is never left, packets of a group that is joined come once |
 //! | fall back | an interface that is taken gives UDP and the filter in user space; insisting gives an error |
 //! | nothing stays behind | after SIGKILL no program is attached |
 //!
@@ -57,6 +58,8 @@ fn main() -> ExitCode {
         Trial::test("two_streams_are_received_through_udp", || other_groups(&[GROUP, "239.192.68.2:4702"], IntakeMode::Udp)),
         Trial::test("jumbo_packets_of_several_frames_are_put_together", jumbo_packets),
         Trial::test("membership_is_listed_and_left", membership_is_listed_and_left),
+        Trial::test("streams_are_joined_and_left_through_af_xdp", || joined_and_left(IntakeMode::AfXdp)),
+        Trial::test("streams_are_joined_and_left_through_udp", || joined_and_left(IntakeMode::Udp)),
         Trial::test("an_occupied_interface_gives_udp_and_a_filter_in_user_space", occupied_interface),
         Trial::test("insisting_on_af_xdp_without_xdp_is_an_error", insisting_is_an_error),
         Trial::test("a_killed_receiver_leaves_no_program", a_killed_receiver_leaves_no_program),
@@ -105,7 +108,7 @@ fn sending_socket(pair: &Pair, group: SocketAddr) -> io::Result<UdpSocket> {
 fn open(pair: &Pair, groups: &[SocketAddr], symbol_bytes: u16, mode: IntakeMode, xdp: XdpMode) -> Result<Opened, Failed> {
     let opened = pair.receiver.inside(|| {
         let interface = Interface::find("eth0")?;
-        intake::open(&interface, &parameters(symbol_bytes), groups, mode, xdp).map_err(io::Error::other)
+        intake::open(&interface, &parameters(symbol_bytes), groups, groups, mode, xdp).map_err(io::Error::other)
     })??;
     eprintln!("filter {}; intake {}", opened.filter.describe(), opened.intake.describe());
     Ok(opened)
@@ -210,6 +213,39 @@ fn membership_is_listed_and_left() -> Result<(), Failed> {
     Ok(())
 }
 
+fn joined_and_left(mode: IntakeMode) -> Result<(), Failed> {
+    let pair = Pair::new(1500)?;
+    let groups = ["239.192.68.1:4700", "239.192.68.2:4700", "239.192.68.3:4700"];
+    let groups: Vec<SocketAddr> = groups.iter().map(|group| group.parse()).collect::<Result<_, _>>()?;
+    let listed = || {
+        pair.receiver.inside(|| {
+            let interface = Interface::find("eth0")?;
+            groups.iter().map(|group| is_member(&interface, group.ip())).collect::<io::Result<Vec<bool>>>()
+        })
+    };
+    let mut opened = pair.receiver.inside(|| {
+        let interface = Interface::find("eth0")?;
+        intake::open(&interface, &parameters(1408), &groups, &groups[..1], mode, XdpMode::Auto).map_err(io::Error::other)
+    })??;
+    opened.filter.want_set().set_all();
+    expect("at open", listed()??, vec![true, false, false])?;
+    let sockets: Vec<UdpSocket> = groups.iter().map(|&group| sending_socket(&pair, group)).collect::<io::Result<_>>()?;
+    for followed in [&[0, 1][..], &[1, 2], &[2], &[], &[2, 0]] {
+        let joined: Vec<SocketAddr> = followed.iter().map(|&at| groups[at]).collect();
+        pair.receiver.inside(|| opened.follow(&joined))??;
+        let expected: Vec<bool> = (0..groups.len()).map(|at| followed.contains(&at)).collect();
+        // The kernel may take a group off its list a little later.
+        eventually("exactly these groups are listed", || Ok(listed()?? == expected))?;
+        expect("the groups", opened.membership.groups().collect(), joined)?;
+        for &at in followed {
+            sockets[at].send_to(&packet(&parameters(1408), at as u32), groups[at])?;
+            sockets[at].send_to(&packet(&parameters(1408), CHUNK_COUNT), groups[at])?;
+            expect("one chunk and a sync of this group", chunks_until_sync(&mut opened)?, vec![at as u32, CHUNK_COUNT])?;
+        }
+    }
+    Ok(())
+}
+
 fn occupied_interface() -> Result<(), Failed> {
     let pair = Pair::new(1500)?;
     let group = GROUP.parse()?;
@@ -254,7 +290,7 @@ fn a_killed_receiver_leaves_no_program() -> Result<(), Failed> {
 fn hold_intake() -> ExitCode {
     let opened = Interface::find("eth0").map_err(|error| error.to_string()).and_then(|interface| {
         let groups = [GROUP.parse().map_err(|_| "group")?];
-        intake::open(&interface, &parameters(1408), &groups, IntakeMode::AfXdp, XdpMode::Driver).map_err(|error| error.to_string())
+        intake::open(&interface, &parameters(1408), &groups, &groups, IntakeMode::AfXdp, XdpMode::Driver).map_err(|error| error.to_string())
     });
     println!("{}", if opened.is_ok() { "open" } else { "failed" });
     let _ = io::stdout().flush();

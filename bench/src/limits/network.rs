@@ -167,7 +167,7 @@ pub(super) fn receive(
 ) -> Result<(Arrived, String)> {
     let interface = receiver::interface::Interface::find(&link.receive_interface).context(link.receive_interface.clone())?;
     let parameters = parameters(frame_bytes);
-    let mut opened = intake::open(&interface, &parameters, &[link.group], mode, XdpMode::Auto)?;
+    let mut opened = intake::open(&interface, &parameters, &[link.group], &[link.group], mode, XdpMode::Auto)?;
     let wants = opened.filter.want_set();
     if sink != Sink::Filter {
         (0..CHUNKS / 2).for_each(|chunk| {

@@ -4,7 +4,7 @@ use super::entry::Entry;
 use super::placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement};
 use super::position::{Moved, Positions};
 use super::runs::LossRuns;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use wire::packet::{Header, Kind};
 use wire::report::{ChunkRange, DEFICITS_PER_REPORT_MAX, Deficit, MISSING_LISTED_MAX, RANGES_PER_REPORT_MAX, Report};
 use wire::session::SessionParameters;
@@ -61,7 +61,12 @@ pub struct Assembler {
     pending: Vec<Waiting>,
     /// Verified and not reported.
     verified: Vec<ChunkId>,
+    /// The streams that count; `None`: all.
+    listening: Option<BTreeSet<StreamId>>,
+    /// Of the streams that count.
     positions: Positions,
+    /// Of other streams, which some networks bring all the same: their packets are among those seen, so they must be among those sent.
+    strays: Positions,
     runs: LossRuns,
     /// Packets seen when the positions were last counted, and whether they have moved since.
     seen_counted: Option<u64>,
@@ -129,7 +134,9 @@ impl Assembler {
             unsettled: Vec::new(),
             pending: Vec::new(),
             verified: Vec::new(),
+            listening: None,
             positions: Positions::default(),
+            strays: Positions::default(),
             runs: LossRuns::default(),
             seen_counted: None,
             uncounted: false,
@@ -154,7 +161,11 @@ impl Assembler {
             let foreign = index.is_some() || header.session != self.parameters.session || header.chunk.0 >= self.parameters.chunk_count;
             return Placement::Ignore(if foreign { Ignored::Foreign } else { Ignored::Unwanted });
         }
-        self.runs.arrived(header.stream, header.sequence);
+        // What comes of other streams is taken, but where it stood says nothing: their syncs are not heeded.
+        let counts = self.listens_to(header.stream);
+        if counts {
+            self.runs.arrived(header.stream, header.sequence);
+        }
         let Some(index) = index else { return Placement::Ignore(Ignored::Unwanted) };
         let (entry, opens, evicted) = match self.chunks[index].state {
             State::Done | State::Pending => return Placement::Ignore(Ignored::Unwanted),
@@ -171,7 +182,9 @@ impl Assembler {
             return Placement::Ignore(Ignored::Duplicate);
         }
         // A repeated symbol is a sign of life of the group that it is in, all the same.
-        assembly.saw(header.stream, header.sequence);
+        if counts {
+            assembly.saw(header.stream, header.sequence);
+        }
         match assembly.insert(header.symbol) {
             Some(cell) => Placement::Store { entry, cell, opens, evicted, completes: assembly.deficit() == 0 },
             None => Placement::Ignore(Ignored::Duplicate),
@@ -225,15 +238,38 @@ impl Assembler {
         if header.kind != Kind::Sync || !self.parameters.admits_length(header, 0, |_| None) || self.is_done() {
             return;
         }
+        if !self.listens_to(header.stream) {
+            if self.strays.sync(header.stream, header.sequence) == Moved::Entered {
+                self.count_from_here();
+            }
+            self.uncounted = true;
+            return;
+        }
         self.runs.arrived(header.stream, header.sequence);
         match self.positions.sync(header.stream, header.sequence) {
             Moved::No => return,
             Moved::On => {}
-            Moved::Anew => self.forget_last_seen(),
+            // What was seen of the stream before its first sync belongs to no count.
+            Moved::Entered => self.count_from_here(),
+            Moved::Anew => self.forget_last_seen(|_| true),
         }
         self.uncounted = true;
         self.no_victim = false;
         self.news = true;
+    }
+
+    /// From now on these streams count and no others: the receiver has joined their groups and left all others. Positions of streams that are left
+    /// are forgotten, symbols are kept, and a stream that is new is counted from its first sync on. Until the first call all streams count.
+    pub fn listen_to(&mut self, streams: &[StreamId]) {
+        let listening: BTreeSet<StreamId> = streams.iter().copied().collect();
+        self.positions.retain(|stream| listening.contains(&stream));
+        self.strays.clear();
+        self.runs.retain(|stream| listening.contains(&stream));
+        // A chunk whose next symbols come with another stream must not wait for a position that nobody will tell any more.
+        self.forget_last_seen(|stream| !listening.contains(&stream));
+        self.count_from_here();
+        self.no_victim = false;
+        self.listening = Some(listening);
     }
 
     // What is reported.
@@ -244,7 +280,7 @@ impl Assembler {
         if !std::mem::take(&mut self.uncounted) {
             return;
         }
-        let packets_sent = self.positions.count();
+        let packets_sent = self.positions.count() + self.strays.count();
         if let Some(before) = self.seen_counted.replace(packets_seen) {
             self.packets_seen += packets_seen.saturating_sub(before);
             self.packets_sent += packets_sent;
@@ -327,11 +363,13 @@ impl Assembler {
         }
         self.verified.clear();
         self.positions.clear();
+        self.strays.clear();
         self.runs = LossRuns::default();
-        (self.seen_counted, self.uncounted, self.packets_seen, self.packets_sent) = (None, false, 0, 0);
+        self.count_from_here();
+        (self.packets_seen, self.packets_sent) = (0, 0);
         self.reported_at = None;
         self.news = false;
-        self.forget_last_seen();
+        self.forget_last_seen(|_| true);
     }
 
     /// The chunks that are not verified yet, ascending. Right after [`Assembler::reconnected`] this is what the sender is to be told.
@@ -406,12 +444,22 @@ impl Assembler {
         }
     }
 
-    fn forget_last_seen(&mut self) {
-        for assembly in self.entries.iter_mut().flatten() {
-            assembly.last_seen = None;
-        }
-        for waiting in &mut self.pending {
-            waiting.seen = None;
+    fn listens_to(&self, stream: StreamId) -> bool {
+        self.listening.as_ref().is_none_or(|listening| listening.contains(&stream))
+    }
+
+    /// What was seen and sent since the last count is not compared; the next count begins with the next sync.
+    fn count_from_here(&mut self) {
+        self.positions.count();
+        self.strays.count();
+        (self.seen_counted, self.uncounted) = (None, false);
+    }
+
+    /// Forgets where symbols of the `stale` streams stood.
+    fn forget_last_seen(&mut self, stale: impl Fn(StreamId) -> bool) {
+        let seen = self.entries.iter_mut().flatten().map(|assembly| &mut assembly.last_seen);
+        for seen in seen.chain(self.pending.iter_mut().map(|waiting| &mut waiting.seen)) {
+            seen.take_if(|(stream, _)| stale(*stream));
         }
     }
 

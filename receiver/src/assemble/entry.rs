@@ -8,7 +8,7 @@ use wire::{Sequence, StreamId, SymbolIndex};
 pub(super) struct Entry {
     /// Index of the chunk in the assembler's table.
     pub(super) chunk: usize,
-    /// Where its last symbol stood; `None` when the positions of that time mean nothing any more.
+    /// Where its last symbol stood; `None` when the positions of that time, or of that stream, mean nothing any more.
     pub(super) last_seen: Option<(StreamId, Sequence)>,
     source_symbols: u16,
     present: SymbolSet,

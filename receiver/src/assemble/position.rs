@@ -32,6 +32,8 @@ pub(super) struct Positions {
 pub(super) enum Moved {
     /// Nothing new.
     No,
+    /// The stream is heard for the first time.
+    Entered,
     /// The stream has come further.
     On,
     /// The stream's numbers begin anew: what was seen before is older than all that comes.
@@ -51,7 +53,7 @@ impl Positions {
             fresh()
         });
         if !known {
-            return Moved::On;
+            return Moved::Entered;
         }
         if sequence.since(position.passed) > 0 {
             (position.passed, position.behind, position.behind_count) = (sequence, None, 0);
@@ -111,6 +113,11 @@ impl Positions {
     pub(super) fn clear(&mut self) {
         self.streams.clear();
     }
+
+    /// Forgets all streams but those to `keep`.
+    pub(super) fn retain(&mut self, keep: impl Fn(StreamId) -> bool) {
+        self.streams.retain(|&stream, _| keep(stream));
+    }
 }
 
 #[cfg(test)]
@@ -122,7 +129,7 @@ mod tests {
     #[test]
     fn a_stream_moves_on_and_late_syncs_change_nothing() {
         let mut positions = Positions::default();
-        assert_eq!(positions.sync(STREAM, Sequence(u32::MAX - 5)), Moved::On);
+        assert_eq!(positions.sync(STREAM, Sequence(u32::MAX - 5)), Moved::Entered);
         assert_eq!(positions.sync(STREAM, Sequence(10)), Moved::On);
         assert_eq!(positions.sync(STREAM, Sequence(10)), Moved::No);
         assert_eq!(positions.sync(STREAM, Sequence(2)), Moved::No);

@@ -45,6 +45,11 @@ impl LossRuns {
         *last = sequence;
     }
 
+    /// Forgets where all streams stood but those to `keep`: the next packet of another one follows no gap.
+    pub(super) fn retain(&mut self, keep: impl Fn(StreamId) -> bool) {
+        self.last.retain(|&(stream, _)| keep(stream));
+    }
+
     /// The number of runs since this was last asked, in which `lost` packets were lost; 0 when gaps do not tell.
     pub(super) fn take(&mut self, lost: u64) -> u64 {
         let (gaps, packets) = (std::mem::take(&mut self.gaps), std::mem::take(&mut self.packets));

@@ -10,45 +10,44 @@
 //! Buffers flow one way and return to their pools; all queues are as long as there are buffers, so nothing ever waits for room.
 //! Memory that runs out is a chunk given up, not a thread stopped: the intake never waits for the disk.
 
+mod closing;
 mod collect;
 mod finish;
 mod link;
 mod memory;
 mod progress;
+mod round;
 mod silence;
+mod streams;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
+use crossbeam_channel::{Sender, bounded};
 use image::restore::{BufferPool, Present, Target, Writer};
 use image::{Codec, Manifest};
-use wire::report::{ChunkRange, Report};
+use wire::ChunkId;
+use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Micros};
 
 use crate::assemble::{AssembleConfig, Assembler};
-use crate::control::{FromSender, ToSender};
-use crate::intake::{Intake, Membership, Opened, PacketFilter};
+use crate::control::{StreamInfo, ToSender};
+use crate::intake::{self, Opened};
+use closing::{announce, await_writer};
 use collect::Collector;
 use finish::{Assembled, Checker, Feed, Verdict, write_all};
 pub use link::Link;
 pub use memory::{ASSEMBLY_BUFFERS_MIN, MemoryPlan, TooLittle};
 pub use progress::Progress;
-use silence::Silence;
+use round::{End, Round};
+use streams::Streams;
 
 /// Writes in flight: enough to keep an NVMe drive busy with 256 KiB each.
 const WRITE_DEPTH: u32 = 32;
-/// Longest sleep of the intake thread: how late a control event or a stop is noticed on a silent network.
-const IDLE_WAIT: Duration = Duration::from_millis(10);
-/// Longest sleep while the finisher has chunks, whose verdicts make reports.
-const BUSY_WAIT: Duration = Duration::from_millis(1);
-/// Batches of packets between two looks at control events and the clock: at most 64 x 16 packets, 2.5 ms at 0.4 Mpps.
-const BATCHES_PER_ROUND: usize = 16;
 
 /// Everything that a run needs, prepared so that nothing can fail for a reason that the operator could have known before.
 pub struct Setup {
@@ -56,7 +55,9 @@ pub struct Setup {
     pub parameters: SessionParameters,
     /// The image.
     pub manifest: Arc<Manifest>,
-    /// Groups joined, filter attached, sockets open.
+    /// Its streams.
+    pub streams: Vec<StreamInfo>,
+    /// The first stream's group joined, filter attached, sockets open.
     pub opened: Opened,
     /// Open and not yet written to.
     pub target: Target,
@@ -89,6 +90,9 @@ pub enum Error {
     /// The interface can no longer be read.
     #[error("receiving: {0}")]
     Intake(#[source] io::Error),
+    /// The group of a stream cannot be joined.
+    #[error(transparent)]
+    Join(#[from] intake::Error),
     /// The sender went away for good.
     #[error("the sender is lost: {0}")]
     SenderLost(String),
@@ -148,8 +152,8 @@ pub fn run(setup: Setup, link: &dyn Link) -> Result<Finished, Error> {
 
 /// Receives and writes all chunks and finishes the target.
 fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
-    let Setup { parameters, manifest, opened, target, present, plan, workers, cores, report_interval_us, progress, notices, stop, .. } =
-        setup;
+    let Setup { parameters, manifest, streams, opened, target, present, plan, workers, cores, .. } = setup;
+    let Setup { report_interval_us, progress, notices, stop, .. } = setup;
     let pool = BufferPool::new(plan.assembly_buffers, plan.assembly_buffer_bytes)?;
     let raw_pool = BufferPool::new(plan.raw_buffers, plan.raw_buffer_bytes)?;
     let pools: &[&BufferPool] = if plan.raw_buffers > 0 { &[&pool, &raw_pool] } else { &[&pool] };
@@ -210,14 +214,12 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
         assembler.set_report_interval(report_interval_us.into());
         // Any number will do that other receivers hardly have too: the standard library's seed for its hash maps is random.
         assembler.spread_reports(RandomState::new().build_hasher().finish());
+        let streams = Streams::new(streams);
+        assembler.listen_to(streams.followed());
         let collector = Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), &parameters, assembled_in);
         collector.want(wanted_ids(), parameters.chunk_count);
 
-        let Opened { intake, filter, membership } = opened;
-        let silence = Silence::new(Instant::now());
-        let started = Instant::now();
-        let mut round =
-            Round { collector, intake, filter, membership, silence, verdicts, link, progress: &progress, notices: &notices, started };
+        let mut round = Round::new(collector, opened, streams, verdicts, link, &progress, &notices);
         let end = round.run(&stop);
         round.publish();
         // Sockets, then filter, then groups; and with the collector the channel to the finisher, which ends.
@@ -240,224 +242,6 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             }
         }
     })
-}
-
-/// Why the intake ended early.
-enum End {
-    /// The finisher has failed and says why itself.
-    FinisherGone,
-    Error(Error),
-}
-
-/// What the intake thread goes through again and again.
-struct Round<'a> {
-    // Dropped in this order: sockets before the filter that feeds them.
-    collector: Collector,
-    intake: Box<dyn Intake>,
-    filter: PacketFilter,
-    membership: Membership,
-    silence: Silence,
-    verdicts: Receiver<Verdict>,
-    link: &'a dyn Link,
-    progress: &'a Progress,
-    notices: &'a Sender<String>,
-    started: Instant,
-}
-
-impl Round<'_> {
-    /// Until all chunks are verified and the sender has been told.
-    fn run(&mut self, stop: &AtomicBool) -> Result<(), End> {
-        loop {
-            if stop.load(Ordering::Relaxed) {
-                return Err(End::Error(Error::Interrupted));
-            }
-            self.hear_verdicts()?;
-            self.hear_sender()?;
-            let now = self.now();
-            self.report(now);
-            if self.collector.assembler.is_done() && self.collector.assembler.report_due_at().is_none() {
-                return Ok(());
-            }
-            if self.take_packets()? {
-                self.silence.broken(Instant::now());
-            } else {
-                self.wait()?;
-                self.mind_silence();
-            }
-        }
-    }
-
-    fn now(&self) -> Micros {
-        Micros(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
-    }
-
-    fn hear_verdicts(&mut self) -> Result<(), End> {
-        loop {
-            match self.verdicts.try_recv() {
-                Ok(verdict) => {
-                    if let Verdict::Verified(_) = verdict {
-                        self.progress.chunks_verified.fetch_add(1, Ordering::Relaxed);
-                    }
-                    self.collector.judge(verdict);
-                }
-                Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(End::FinisherGone),
-            }
-        }
-    }
-
-    fn hear_sender(&mut self) -> Result<(), End> {
-        loop {
-            let event = match self.link.events().try_recv() {
-                Ok(event) => event,
-                Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return Err(End::Error(Error::SenderLost("the control thread has ended".to_owned()))),
-            };
-            match event {
-                FromSender::NeedReady => {
-                    self.collector.assembler.reconnected();
-                    self.link.send(ToSender::Ready { want: self.collector.assembler.wanted() });
-                }
-                FromSender::Pace(interval_us) => self.collector.assembler.set_report_interval(interval_us.into()),
-                FromSender::Lost(why) => {
-                    let _ = self.notices.send(format!("lost the sender ({why}); taking what still passes and trying to reach it again"));
-                }
-                FromSender::Dismissed(why) => return Err(End::Error(Error::Dismissed(why))),
-                FromSender::Changed(what) => return Err(End::Error(Error::Changed(what))),
-                FromSender::GaveUp(why) => return Err(End::Error(Error::SenderLost(why))),
-                FromSender::Listed => {
-                    self.silence.listen(Instant::now());
-                    let _ = self.notices.send("on the sender's list".to_owned());
-                }
-                FromSender::Acknowledged | FromSender::Streams(_) | FromSender::TakeByUnicast(_) => {}
-            }
-        }
-    }
-
-    fn report(&mut self, now: Micros) {
-        if self.collector.assembler.report_due_at().is_none_or(|due| due > now) {
-            return;
-        }
-        self.publish();
-        let backlog = self.collector.backlog_permille();
-        self.collector.assembler.set_backlog(backlog);
-        if let Some(report) = self.collector.assembler.report(now) {
-            self.count(&report);
-            self.link.send(ToSender::Report(report));
-        }
-    }
-
-    fn count(&self, report: &Report) {
-        self.progress.stream_packets_sent.fetch_add(report.packets_sent, Ordering::Relaxed);
-        self.progress.stream_packets_seen.fetch_add(report.packets_seen, Ordering::Relaxed);
-    }
-
-    /// Makes this thread's counts visible.
-    fn publish(&self) {
-        let counts = self.filter.counts();
-        self.progress.packets_seen.store(counts.seen, Ordering::Relaxed);
-        self.progress.packets_accepted.store(counts.accepted, Ordering::Relaxed);
-        self.progress.packets_dropped.store(counts.dropped, Ordering::Relaxed);
-        self.progress.packets_overrun.store(self.intake.overruns(), Ordering::Relaxed);
-        self.collector.publish(self.progress);
-    }
-
-    /// Whether there were packets.
-    fn take_packets(&mut self) -> Result<bool, End> {
-        let (collector, filter) = (&mut self.collector, &mut self.filter);
-        let mut any = false;
-        for _ in 0..BATCHES_PER_ROUND {
-            let mut take = |payload: &[u8]| {
-                if filter.admits(payload) {
-                    collector.packet(payload);
-                }
-            };
-            if self.intake.receive(&mut take).map_err(|error| End::Error(Error::Intake(error)))? == 0 {
-                break;
-            }
-            any = true;
-            if collector.take_synced() {
-                // Close to the sync, so that the number of packets seen belongs to the stream's position. What was let through counts
-                // when it is fetched, as positions do: what waits in a ring is not lost, and what was overrun there never comes, and is.
-                let seen = filter.counts().dropped + collector.fetched();
-                collector.assembler.note_traffic(seen);
-            }
-        }
-        if any && !self.progress.has_data() && self.collector.has_data() {
-            self.progress.note_first_data();
-        }
-        Ok(any)
-    }
-
-    /// Joins the groups again when nothing comes from them: a switch may have missed the first report, or forgotten the membership.
-    fn mind_silence(&mut self) {
-        if !self.silence.is_due(Instant::now()) {
-            return;
-        }
-        // Packets that ended in the filter were heard too.
-        let seen = self.filter.counts().seen;
-        let Some(silent_for) = self.silence.look(Instant::now(), seen) else { return };
-        let again = self.membership.join_again(self.intake.sockets());
-        let outcome =
-            again.map_or_else(|error| format!("joining its groups again failed: {error}"), |()| "joined its groups again".to_owned());
-        let _ = self.notices.send(format!("nothing heard of the stream for {:.0} s; {outcome}", silent_for.as_secs_f64()));
-    }
-
-    fn wait(&mut self) -> Result<(), End> {
-        let limit = if self.collector.waiting() > 0 { BUSY_WAIT } else { IDLE_WAIT };
-        let due = self.collector.assembler.report_due_at().map(|due| Duration::from_micros(due.since(self.now())));
-        let timeout = due.map_or(limit, |due| due.min(limit));
-        if timeout.is_zero() {
-            return Ok(());
-        }
-        self.intake.wait(timeout).map_err(|error| End::Error(Error::Intake(error)))
-    }
-}
-
-/// Waits for the writer, and answers the sender meanwhile: flushing a disk can take longer than a connection lives.
-fn await_writer(
-    result: &Receiver<image::Result<Option<Vec<String>>>>,
-    link: &dyn Link,
-    notices: &Sender<String>,
-) -> Result<Option<Vec<String>>, Error> {
-    let mut events = link.events().clone();
-    loop {
-        select! {
-            recv(result) -> outcome => return match outcome {
-                Ok(outcome) => outcome.map_err(Error::Target),
-                Err(_) => Err(Error::Panicked("writer")),
-            },
-            recv(events) -> event => match event {
-                Ok(FromSender::NeedReady) => link.send(ToSender::Ready { want: Vec::new() }),
-                Ok(FromSender::Lost(why)) => {
-                    let _ = notices.send(format!("lost the sender ({why}); all data is here"));
-                }
-                // Nothing that the sender says now makes the data less whole.
-                Ok(_) => {}
-                Err(_) => events = crossbeam_channel::never(),
-            },
-        }
-    }
-}
-
-/// Tells the sender that the image is whole. Answers whether it has confirmed that.
-fn announce(link: &dyn Link, complete: impl Fn() -> ToSender, within: Duration, notices: &Sender<String>) -> bool {
-    let deadline = Instant::now() + within;
-    link.send(complete());
-    loop {
-        match link.events().recv_deadline(deadline) {
-            Ok(FromSender::Acknowledged) => return true,
-            Ok(FromSender::NeedReady) => {
-                link.send(ToSender::Ready { want: Vec::new() });
-                link.send(complete());
-            }
-            Ok(FromSender::Lost(why)) => {
-                let _ = notices.send(format!("lost the sender ({why}) before it confirmed the completion; trying to reach it again"));
-            }
-            Ok(FromSender::Dismissed(_) | FromSender::Changed(_) | FromSender::GaveUp(_)) | Err(_) => return false,
-            Ok(FromSender::Listed | FromSender::Pace(_) | FromSender::Streams(_) | FromSender::TakeByUnicast(_)) => {}
-        }
-    }
 }
 
 fn core_of(cores: &[usize], thread: usize) -> Option<usize> {

@@ -16,8 +16,9 @@ use crate::interface::Interface;
 #[derive(Debug)]
 pub struct Membership {
     interface_index: u32,
-    groups: Vec<IpAddr>,
-    sockets: Vec<Socket>,
+    interface_name: String,
+    /// One for each group: a socket may be in 20 groups at most (`net.ipv4.igmp_max_memberships`).
+    members: Vec<(SocketAddr, Socket)>,
 }
 
 impl Membership {
@@ -26,40 +27,74 @@ impl Membership {
     /// # Errors
     /// [`Error::Join`].
     pub fn join(interface: &Interface, groups: &[SocketAddr]) -> Result<Membership, Error> {
-        let mut sockets = Vec::with_capacity(groups.len());
-        for group in groups {
-            let join = || -> io::Result<Socket> {
-                let socket = Socket::new(Domain::for_address(*group), Type::DGRAM, Some(Protocol::UDP))?;
-                join(&socket, group.ip(), interface.index())?;
-                if is_member(interface, group.ip())? {
-                    Ok(socket)
-                } else {
-                    Err(io::Error::other("the kernel does not list the membership"))
-                }
-            };
-            let socket = join().map_err(|source| Error::Join { group: group.ip(), interface: interface.name().to_owned(), source })?;
-            sockets.push(socket);
-        }
-        let groups = groups.iter().map(SocketAddr::ip).collect();
-        Ok(Membership { interface_index: interface.index(), groups, sockets })
+        let mut membership =
+            Membership { interface_index: interface.index(), interface_name: interface.name().to_owned(), members: Vec::new() };
+        membership.change(groups)?;
+        Ok(membership)
+    }
+
+    /// Joins those of `groups` that are not joined yet, then leaves all others.
+    ///
+    /// # Errors
+    /// [`Error::Join`]; then nothing has been left.
+    pub fn change(&mut self, groups: &[SocketAddr]) -> Result<(), Error> {
+        let open = |group| {
+            let error = |source| Error::Join { group: SocketAddr::ip(&group), interface: self.interface_name.clone(), source };
+            open_member(group.ip(), self.interface_index).map_err(error)
+        };
+        replace(&mut self.members, groups, open).map(drop)
+    }
+
+    /// The groups that are joined.
+    pub fn groups(&self) -> impl Iterator<Item = SocketAddr> {
+        self.members.iter().map(|(group, _)| *group)
     }
 
     /// Leaves all groups and joins them again, so that the kernel reports the memberships anew: a report may have been lost. `others` are
-    /// further members, one for each group; the last one to leave is what the kernel tells the network.
+    /// further members, one for each group in the same order; the last one to leave is what the kernel tells the network.
     ///
     /// # Errors
     /// When a group cannot be joined again.
-    pub fn join_again(&self, others: &[Socket]) -> io::Result<()> {
-        for (at, &group) in self.groups.iter().enumerate() {
-            let members = || self.sockets.get(at).into_iter().chain(others.get(at));
+    pub fn join_again(&self, others: &[&Socket]) -> io::Result<()> {
+        for (at, (group, own)) in self.members.iter().enumerate() {
+            let members = || std::iter::once(own).chain(others.get(at).copied());
             for socket in members() {
                 // One that is no member any more has nothing to leave.
-                let _ = leave(socket, group, self.interface_index);
+                let _ = leave(socket, group.ip(), self.interface_index);
             }
-            members().try_for_each(|socket| join(socket, group, self.interface_index))?;
+            members().try_for_each(|socket| join(socket, group.ip(), self.interface_index))?;
         }
         Ok(())
     }
+}
+
+/// Makes `members` those of `groups`, in that order and each once: opens what is missing, then answers what is not needed any more, to be
+/// dropped. After an error nothing has changed.
+pub(super) fn replace<M, E>(
+    members: &mut Vec<(SocketAddr, M)>,
+    groups: &[SocketAddr],
+    mut open: impl FnMut(SocketAddr) -> Result<M, E>,
+) -> Result<Vec<(SocketAddr, M)>, E> {
+    let mut opened: Vec<(SocketAddr, M)> = Vec::new();
+    for &group in groups {
+        if !members.iter().chain(&opened).any(|(known, _)| *known == group) {
+            opened.push((group, open(group)?));
+        }
+    }
+    let mut before = std::mem::take(members);
+    before.append(&mut opened);
+    for group in groups {
+        members.extend(before.iter().position(|(known, _)| known == group).map(|at| before.swap_remove(at)));
+    }
+    Ok(before)
+}
+
+/// A socket that is a member, as the kernel confirms.
+fn open_member(group: IpAddr, interface_index: u32) -> io::Result<Socket> {
+    let family = if group.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(family, Type::DGRAM, Some(Protocol::UDP))?;
+    join(&socket, group, interface_index)?;
+    if is_listed(interface_index, group)? { Ok(socket) } else { Err(io::Error::other("the kernel does not list the membership")) }
 }
 
 /// Joins `group` with `socket` on the interface of that number.
@@ -82,10 +117,14 @@ fn leave(socket: &Socket, group: IpAddr, interface_index: u32) -> io::Result<()>
 /// # Errors
 /// Those of reading `/proc`.
 pub fn is_member(interface: &Interface, group: IpAddr) -> io::Result<bool> {
+    is_listed(interface.index(), group)
+}
+
+fn is_listed(interface_index: u32, group: IpAddr) -> io::Result<bool> {
     // thread-self: the file of the calling thread's network namespace.
     match group {
-        IpAddr::V4(group) => Ok(lists_ipv4(&fs::read_to_string("/proc/thread-self/net/igmp")?, interface.index(), group)),
-        IpAddr::V6(group) => Ok(lists_ipv6(&fs::read_to_string("/proc/thread-self/net/igmp6")?, interface.index(), group)),
+        IpAddr::V4(group) => Ok(lists_ipv4(&fs::read_to_string("/proc/thread-self/net/igmp")?, interface_index, group)),
+        IpAddr::V6(group) => Ok(lists_ipv6(&fs::read_to_string("/proc/thread-self/net/igmp6")?, interface_index, group)),
     }
 }
 
@@ -117,6 +156,28 @@ fn lists_ipv6(table: &str, interface_index: u32, group: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_follow_the_groups_and_what_exists_is_kept() {
+        let groups = |ports: &[u16]| ports.iter().map(|&port| SocketAddr::from(([239, 1, 1, 1], port))).collect::<Vec<_>>();
+        let mut members: Vec<(SocketAddr, u32)> = Vec::new();
+        let mut opened = 0;
+        let mut change = |members: &mut Vec<(SocketAddr, u32)>, ports: &[u16]| {
+            let open = |group: SocketAddr| {
+                opened += 1;
+                if group.port() == 9 { Err("nine") } else { Ok(opened) }
+            };
+            replace(members, &groups(ports), open).map(|left| left.into_iter().map(|(group, _)| group.port()).collect::<Vec<_>>())
+        };
+        let have = |members: &[(SocketAddr, u32)]| members.iter().map(|(group, number)| (group.port(), *number)).collect::<Vec<_>>();
+        assert_eq!(change(&mut members, &[1, 2, 2]), Ok(vec![]));
+        assert_eq!(have(&members), [(1, 1), (2, 2)]);
+        assert_eq!(change(&mut members, &[3, 2]), Ok(vec![1]));
+        assert_eq!(have(&members), [(3, 3), (2, 2)]);
+        assert_eq!(change(&mut members, &[4, 9]), Err("nine"));
+        assert_eq!(have(&members), [(3, 3), (2, 2)], "nothing has changed");
+        assert_eq!(change(&mut members, &[]), Ok(vec![3, 2]));
+    }
 
     #[test]
     #[cfg(target_endian = "little")]

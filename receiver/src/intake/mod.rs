@@ -41,9 +41,18 @@ pub trait Intake: Send {
     /// Packets that got through the filter and were lost because this program did not fetch them in time.
     fn overruns(&self) -> u64;
 
+    /// From now on packets of these groups are to come in. Whatever reaches the interface anyway need do nothing.
+    ///
+    /// # Errors
+    /// [`Error::Udp`], when a socket for one of them cannot be had; then nothing has changed.
+    fn follow(&mut self, groups: &[SocketAddr]) -> Result<(), Error> {
+        let _ = groups;
+        Ok(())
+    }
+
     /// Its own sockets that are members of the groups, in the groups' order, if there are any.
-    fn sockets(&self) -> &[Socket] {
-        &[]
+    fn sockets(&self) -> Vec<&Socket> {
+        Vec::new()
     }
 
     /// Memory of this process that it takes.
@@ -116,7 +125,19 @@ pub struct Opened {
     pub membership: Membership,
 }
 
-/// Joins `groups` on `interface`, filters their packets for the session and receives them.
+impl Opened {
+    /// Joins those of `groups` that are not joined yet, then leaves all others.
+    ///
+    /// # Errors
+    /// [`Error`]; what was joined stays joined.
+    pub fn follow(&mut self, groups: &[SocketAddr]) -> Result<(), Error> {
+        self.intake.follow(groups)?;
+        self.membership.change(groups)
+    }
+}
+
+/// Joins `joined` on `interface`, which are some of `groups`, filters the session's packets and receives them. The filter is for the ports
+/// of all `groups`, any of which may be joined later.
 ///
 /// # Errors
 /// [`Error`], when a group cannot be joined or when what `mode` or `xdp` insists on cannot be had.
@@ -124,12 +145,13 @@ pub fn open(
     interface: &Interface,
     parameters: &SessionParameters,
     groups: &[SocketAddr],
+    joined: &[SocketAddr],
     mode: IntakeMode,
     xdp: XdpMode,
 ) -> Result<Opened, Error> {
-    let membership = Membership::join(interface, groups)?;
+    let membership = Membership::join(interface, joined)?;
     let filter = PacketFilter::attach(interface, parameters, groups, mode != IntakeMode::Udp, xdp)?;
-    let udp = |because: String| UdpSockets::open(interface, groups, parameters.payload_bytes(), because);
+    let udp = |because: String| UdpSockets::open(interface, joined, parameters.payload_bytes(), because);
     let intake: Box<dyn Intake> = if mode == IntakeMode::Udp {
         Box::new(udp("asked for".to_owned())?)
     } else {

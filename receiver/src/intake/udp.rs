@@ -1,4 +1,4 @@
-//! Intake through UDP sockets, for machines and interfaces without AF_XDP: one socket per stream, many packets per system call.
+//! Intake through UDP sockets, for machines and interfaces without AF_XDP: one socket per group, many packets per system call.
 #![allow(unsafe_code)] // recvmmsg with control messages, which no safe wrapper has.
 
 use std::io;
@@ -27,9 +27,12 @@ const CONTROL_BYTES: usize = 64;
 const MEMINFO_DROPS: usize = 8;
 const MEMINFO_WORDS: usize = 9;
 
-/// One UDP socket per stream.
+/// One UDP socket per group, bound to the group's address, so that no packet comes to two of them.
 pub struct UdpSockets {
-    sockets: Vec<Socket>,
+    interface_index: u32,
+    sockets: Vec<(SocketAddr, Socket)>,
+    /// Packets that sockets lost which are closed by now.
+    overruns_before: u64,
     /// `BATCH` messages, one after the other.
     messages: Box<[u8]>,
     message_bytes: usize,
@@ -48,13 +51,10 @@ impl UdpSockets {
     /// [`Error::Udp`].
     pub fn open(interface: &Interface, groups: &[SocketAddr], payload_bytes: usize, because: String) -> Result<UdpSockets, Error> {
         let mut sockets = Vec::with_capacity(groups.len());
-        let (mut gro, mut buffer_bytes) = (true, usize::MAX);
-        for &group in groups {
-            let socket = open_socket(interface, group).map_err(|source| Error::Udp { group, source })?;
-            gro &= enable_gro(&socket);
-            buffer_bytes = buffer_bytes.min(socket.recv_buffer_size().unwrap_or(0));
-            sockets.push(socket);
-        }
+        membership::replace(&mut sockets, groups, |group| open_socket(interface.index(), group))?;
+        // All sockets of a machine are alike in this.
+        let gro = sockets.iter().all(|(_, socket)| enable_gro(socket));
+        let buffer_bytes = sockets.iter().map(|(_, socket)| socket.recv_buffer_size().unwrap_or(0)).min().unwrap_or(0);
         // One more byte than a packet has, so that a longer one shows as longer and its CRC fails.
         let message_bytes = if gro { GRO_MESSAGE_BYTES } else { (payload_bytes + 1).next_multiple_of(64) };
         let description = format!(
@@ -62,30 +62,45 @@ impl UdpSockets {
             if gro { "asked for" } else { "not available" },
             buffer_bytes / 1024
         );
-        Ok(UdpSockets { sockets, messages: vec![0; BATCH * message_bytes].into_boxed_slice(), message_bytes, description })
+        Ok(UdpSockets {
+            interface_index: interface.index(),
+            sockets,
+            overruns_before: 0,
+            messages: vec![0; BATCH * message_bytes].into_boxed_slice(),
+            message_bytes,
+            description,
+        })
     }
 }
 
 impl Intake for UdpSockets {
     fn receive(&mut self, handle: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
         let mut packets = 0;
-        for socket in &self.sockets {
+        for (_, socket) in &self.sockets {
             packets += receive_batch(socket, &mut self.messages, self.message_bytes, handle)?;
         }
         Ok(packets)
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let mut descriptors: Vec<PollFd<'_>> = self.sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        let mut descriptors: Vec<PollFd<'_>> = self.sockets.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::IN)).collect();
         wait_readable(&mut descriptors, timeout)
     }
 
     fn overruns(&self) -> u64 {
-        self.sockets.iter().map(dropped_packets).sum()
+        self.overruns_before + self.sockets.iter().map(|(_, socket)| dropped_packets(socket)).sum::<u64>()
     }
 
-    fn sockets(&self) -> &[Socket] {
-        &self.sockets
+    fn follow(&mut self, groups: &[SocketAddr]) -> Result<(), Error> {
+        let gro = self.message_bytes == GRO_MESSAGE_BYTES;
+        let open = |group| open_socket(self.interface_index, group).inspect(|socket| _ = gro && enable_gro(socket));
+        let left = membership::replace(&mut self.sockets, groups, open)?;
+        self.overruns_before += left.iter().map(|(_, socket)| dropped_packets(socket)).sum::<u64>();
+        Ok(())
+    }
+
+    fn sockets(&self) -> Vec<&Socket> {
+        self.sockets.iter().map(|(_, socket)| socket).collect()
     }
 
     fn memory_bytes(&self) -> usize {
@@ -106,7 +121,11 @@ pub(super) fn wait_readable(descriptors: &mut [PollFd<'_>], timeout: Duration) -
     }
 }
 
-fn open_socket(interface: &Interface, group: SocketAddr) -> io::Result<Socket> {
+fn open_socket(interface_index: u32, group: SocketAddr) -> Result<Socket, Error> {
+    bound_member(interface_index, group).map_err(|source| Error::Udp { group, source })
+}
+
+fn bound_member(interface_index: u32, group: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(group), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     // Several receivers of one machine (a test, a container host) may listen to one stream.
     socket.set_reuse_address(true)?;
@@ -121,7 +140,7 @@ fn open_socket(interface: &Interface, group: SocketAddr) -> io::Result<Socket> {
     // IPv6 has it since Linux 4.20; without it the CRC and the session id still keep strangers out.
     only_own_groups.or_else(|error| if group.is_ipv6() { Ok(()) } else { Err(error) })?;
     socket.bind(&group.into())?;
-    membership::join(&socket, group.ip(), interface.index())?;
+    membership::join(&socket, group.ip(), interface_index)?;
     Ok(socket)
 }
 

@@ -288,6 +288,95 @@ fn a_restarted_stream_is_followed_even_when_nobody_said_so() {
     assert_eq!((report.passed.as_slice(), deficits(&report)), (&[(STREAM, Sequence(3))][..], vec![(3, 5, 5)]));
 }
 
+const OTHER: StreamId = StreamId(1);
+
+fn on(stream: StreamId, header: Header) -> Header {
+    Header { stream, ..header }
+}
+
+fn sync_on(assembler: &mut Assembler, stream: StreamId, sequence: u32) {
+    assembler.on_sync(&on(stream, Header::sync(SessionId(1), 10, stream, Sequence(sequence))));
+}
+
+#[test]
+fn only_positions_of_streams_that_are_listened_to_are_reported() {
+    let mut assembler = assembler(4);
+    assembler.listen_to(&[STREAM, OTHER]);
+    sync(&mut assembler, 100);
+    sync_on(&mut assembler, OTHER, 7);
+    assert_eq!(report(&mut assembler).passed, [(STREAM, Sequence(100)), (OTHER, Sequence(7))]);
+    assembler.listen_to(&[OTHER]);
+    sync(&mut assembler, 110);
+    assert_eq!(assembler.report_due_at(), None, "a sync of a stream that was left is no news");
+    sync_on(&mut assembler, OTHER, 9);
+    assert_eq!(report(&mut assembler).passed, [(OTHER, Sequence(9))]);
+    assembler.listen_to(&[]);
+    sync_on(&mut assembler, OTHER, 12);
+    assert_eq!(assembler.report_due_at(), None);
+}
+
+#[test]
+fn what_was_seen_of_a_chunk_on_a_stream_that_was_left_holds_no_report_up() {
+    let mut assembler = assembler(4);
+    assembler.listen_to(&[STREAM]);
+    give(&mut assembler, 2, 3..K, 50);
+    give(&mut assembler, 3, 0..K, 51);
+    assembler.complete(EntryIndex(1)).unwrap();
+    assembler.listen_to(&[OTHER]);
+    sync_on(&mut assembler, OTHER, 1_000);
+    let first = report(&mut assembler);
+    assert_eq!((first.passed.as_slice(), deficits(&first)), (&[(OTHER, Sequence(1_000))][..], vec![(3, 0, 0), (2, 3, 3)]));
+    // The rest comes with the other stream, a straggler of the one that was left with it.
+    assembler.on_symbol(&on(OTHER, symbol_at(2, 0, 1_001)), 64);
+    assembler.on_symbol(&symbol_at(2, 1, 60), 64);
+    sync_on(&mut assembler, OTHER, 1_010);
+    assert_eq!(deficits(&report(&mut assembler)), [(2, 1, 1)], "symbols of both streams count");
+    let last = assembler.on_symbol(&on(OTHER, symbol_at(2, 2, 1_011)), 64);
+    assert!(matches!(last, Placement::Store { completes: true, .. }));
+}
+
+#[test]
+fn a_stream_is_counted_from_where_it_was_joined_and_again_when_it_is_joined_anew() {
+    let mut assembler = assembler(4);
+    assembler.listen_to(&[STREAM]);
+    sync(&mut assembler, 100);
+    assembler.note_traffic(1_000);
+    sync(&mut assembler, 150);
+    assembler.note_traffic(1_050);
+    assembler.listen_to(&[STREAM, OTHER]);
+    sync_on(&mut assembler, OTHER, 5_000);
+    assembler.note_traffic(1_200);
+    sync(&mut assembler, 250);
+    sync_on(&mut assembler, OTHER, 5_100);
+    assembler.note_traffic(1_390);
+    let first = report(&mut assembler);
+    assert_eq!((first.packets_sent, first.packets_seen), (50 + 100 + 100, 50 + 190));
+    assembler.listen_to(&[STREAM]);
+    assembler.listen_to(&[STREAM, OTHER]);
+    sync_on(&mut assembler, OTHER, 900_000);
+    assembler.note_traffic(2_000);
+    sync_on(&mut assembler, OTHER, 900_010);
+    assembler.note_traffic(2_010);
+    let second = report(&mut assembler);
+    assert_eq!((second.packets_sent, second.packets_seen), (10, 10), "not what passed while it was left");
+}
+
+#[test]
+fn packets_of_a_stream_that_comes_although_it_was_left_hide_no_loss() {
+    let mut assembler = assembler(4);
+    assembler.listen_to(&[STREAM]);
+    sync(&mut assembler, 100);
+    sync_on(&mut assembler, OTHER, 100);
+    assembler.note_traffic(1_000);
+    sync(&mut assembler, 200);
+    sync_on(&mut assembler, OTHER, 200);
+    // Of two hundred packets ten were lost.
+    assembler.note_traffic(1_190);
+    let report = report(&mut assembler);
+    assert_eq!((report.packets_sent, report.packets_seen), (200, 190));
+    assert_eq!(report.passed, [(STREAM, Sequence(200))]);
+}
+
 #[test]
 fn a_finished_receiver_has_nothing_more_to_say() {
     let mut assembler = assembler(4);
