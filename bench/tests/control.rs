@@ -9,7 +9,8 @@ use image::signature::{PublicKey, SecretKey};
 use receiver::control::{ConnectOptions, ControlError, ControlLink, Enrolled, FromSender, ServerAddress, ToSender, Trust, enrol};
 use receiver::trust::checked_manifest;
 use sender::control::{
-    ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, Outcome, ReceiverState, ServerIdentity, SessionInfo, StreamInfo,
+    ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Outcome, Priorities, ReceiverState,
+    ServerIdentity, SessionInfo, Settings, StreamInfo,
 };
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -65,7 +66,12 @@ impl Server {
     fn start(state_dir: &Path, listen: SocketAddr, info: SessionInfo) -> Server {
         let identity = ServerIdentity::load_or_create(state_dir).unwrap();
         let (sender, events) = crossbeam_channel::unbounded();
-        let config = ControlConfig { listen, limits: Limits::default() };
+        let config = ControlConfig {
+            listen,
+            limits: Limits::default(),
+            settings: Settings { rate_cap_bits_per_second: 1_000_000_000, priorities: Priorities::default() },
+            access: OperatorAccess { token: OperatorToken::load_or_create(state_dir).unwrap(), public_status: false },
+        };
         let control = ControlServer::start(config, &identity, info, Arc::default(), sender).unwrap();
         Server { control, events, fingerprint: identity.fingerprint() }
     }

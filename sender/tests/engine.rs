@@ -124,6 +124,7 @@ impl Fixture {
             transmit: Box::new(transmit),
             rate_cap_bits_per_second: rate_bits_per_second,
             rate_floor_bits_per_second: rate_bits_per_second,
+            priorities: Default::default(),
             cache_bytes: 16 * 1024 * 1024,
             cores: Cores::default(),
             once: Some(1),

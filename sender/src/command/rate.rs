@@ -1,15 +1,12 @@
 //! Rates as operators write them: `5G`, `900M`, `2.5G` are bits a second.
 
+use sender::control::RATE_CAP_BITS_PER_SECOND;
+
 /// A rate in bits a second, parsed from the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) bits_per_second: u64,
 }
-
-/// Slower than this nothing useful arrives; it is rather a unit forgotten.
-const BITS_PER_SECOND_MIN: f64 = 100_000.0;
-/// A terabit: faster than any link that exists.
-const BITS_PER_SECOND_MAX: f64 = 1e12;
 
 impl std::str::FromStr for Rate {
     type Err = String;
@@ -25,10 +22,12 @@ impl std::str::FromStr for Rate {
             _ => return Err(wrong()),
         };
         let bits_per_second = digits.parse::<f64>().map_err(|_| wrong())? * unit;
-        if !(BITS_PER_SECOND_MIN..=BITS_PER_SECOND_MAX).contains(&bits_per_second) {
+        // What is no number becomes 0, what is too large the largest.
+        let bits_per_second = bits_per_second as u64;
+        if !RATE_CAP_BITS_PER_SECOND.contains(&bits_per_second) {
             return Err(format!("{text} is outside 100k to 1000G"));
         }
-        Ok(Rate { bits_per_second: bits_per_second as u64 })
+        Ok(Rate { bits_per_second })
     }
 }
 

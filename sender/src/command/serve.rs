@@ -1,6 +1,6 @@
 //! `discus serve`: multicasts a pack to receivers.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use clap::Args;
 use crossbeam_channel::{Receiver, bounded};
 use image::Pack;
 use sender::control::{
-    ControlConfig, ControlError, ControlEvent, ControlServer, ImageInfo, Limits, ServerIdentity, SessionInfo, StreamInfo, Traffic,
-    default_state_dir,
+    ControlConfig, ControlError, ControlEvent, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Priorities,
+    PriorityArgument, ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic, default_state_dir,
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
@@ -29,6 +29,8 @@ use super::signals::{self, Signal};
 
 /// Events between the control server and the dispatcher: a report of every one of 4096 receivers and some.
 const EVENTS_MAX: usize = 8192;
+/// Where the control server listens unless the operator says otherwise.
+const CONTROL_PORT: u16 = 4700;
 /// Least time between two reports of a receiver; with many receivers the scheduler asks for more.
 const REPORT_INTERVAL_US: u32 = 10_000;
 /// How often figures are passed on and signals looked for.
@@ -69,6 +71,11 @@ pub(crate) struct ServeArgs {
     /// Never send faster: bits a second such as 5G, 2.5G, 900M. Below it the rate follows what receivers can take.
     #[arg(long, default_value = "1G")]
     rate: Rate,
+    /// Serve the receivers of an image, or those of a group, before others: IMAGE=N or group:NAME=N, N from -100 to 100, higher first.
+    /// What nothing is said of has 0; a group's priority counts more than an image's. May be given several times, and changed while
+    /// running with `discus set`.
+    #[arg(long, value_name = "IMAGE=N|group:NAME=N")]
+    priority: Vec<PriorityArgument>,
     /// Where receivers connect: address and TCP port. Without it: port 4700 of every address, IPv6 and IPv4.
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
@@ -87,6 +94,9 @@ pub(crate) struct ServeArgs {
     /// Where the server's certificate and key are kept. [default: /var/lib/discus for root, else under $XDG_STATE_HOME]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Let everybody who reaches the control port read status, metrics and settings. Changes need the operator's token in any case.
+    #[arg(long)]
+    public_status: bool,
     /// Begin when N receivers are listed, and end when all that are listed are complete or have given up.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     once: Option<u32>,
@@ -156,7 +166,10 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let chunk_bytes_max = pack.chunk_pages() * image::PAGE_BYTES as u32;
     let symbol_bytes = symbol_bytes_for_mtu(mtu_bytes, chunk_bytes_max).map_err(|error| NetworkUnusable(error.to_string()))?;
 
-    let identity = ServerIdentity::load_or_create(&state_dir(args.state_dir.as_deref())?)?;
+    let settings = settings(args, &pack)?;
+    let state_dir = state_dir(args.state_dir.as_deref())?;
+    let identity = ServerIdentity::load_or_create(&state_dir)?;
+    let access = OperatorAccess { token: OperatorToken::load_or_create(&state_dir)?, public_status: args.public_status };
     let fingerprint = identity.fingerprint();
     let chunk_count = u32::try_from(pack.chunks().len()).context("the pack has too many chunks")?;
     let session = session_id(&pack.root(), &fingerprint, symbol_bytes);
@@ -188,7 +201,10 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         streams: vec![StreamInfo { id: StreamId(0), group: args.group, source: source.ip() }],
         report_interval_us: REPORT_INTERVAL_US,
     };
-    let control = listen(args.listen, &identity, info, &traffic, events)?;
+    let priorities = settings.priorities.clone();
+    let everywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), CONTROL_PORT);
+    let config = ControlConfig { listen: args.listen.unwrap_or(everywhere), limits: Limits::default(), settings, access };
+    let control = listen(config, args.listen.is_none(), &identity, info, &traffic, events)?;
     let cores = Cores::new(args.cores.clone());
     let threads = cores.description();
     let engine = Engine::start(
@@ -199,6 +215,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             transmit: opened.transmit,
             rate_cap_bits_per_second: args.rate.bits_per_second,
             rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate.bits_per_second / 100),
+            priorities,
             cache_bytes: args.memory.saturating_mul(1024 * 1024),
             cores,
             once: args.once.map(|count| count as usize),
@@ -295,29 +312,34 @@ fn state_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     asked.map_or_else(default, |asked| Ok(asked.to_owned()))
 }
 
+/// Listens; where that may be anywhere, on IPv4 alone when the machine has no IPv6.
 fn listen(
-    asked: Option<SocketAddr>,
+    config: ControlConfig,
+    anywhere: bool,
     identity: &ServerIdentity,
     info: SessionInfo,
     traffic: &Arc<Traffic>,
     events: crossbeam_channel::Sender<ControlEvent>,
 ) -> anyhow::Result<ControlServer> {
-    let start = |listen| {
-        let config = ControlConfig { listen, limits: Limits::default() };
-        ControlServer::start(config, identity, info.clone(), Arc::clone(traffic), events.clone())
-    };
-    let default_port = 4700;
-    let everywhere: IpAddr = Ipv6Addr::UNSPECIFIED.into();
-    match start(asked.unwrap_or(SocketAddr::new(everywhere, default_port))) {
-        // A machine without IPv6.
+    let start = |config| ControlServer::start(config, identity, info.clone(), Arc::clone(traffic), events.clone());
+    match start(config.clone()) {
         Err(ControlError::Listen { source, .. })
-            if asked.is_none()
-                && (source.raw_os_error() == Some(libc::EAFNOSUPPORT) || source.kind() == std::io::ErrorKind::AddrNotAvailable) =>
+            if anywhere && (source.raw_os_error() == Some(libc::EAFNOSUPPORT) || source.kind() == std::io::ErrorKind::AddrNotAvailable) =>
         {
-            Ok(start(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), default_port))?)
+            Ok(start(ControlConfig { listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), CONTROL_PORT), ..config })?)
         }
         other => Ok(other?),
     }
+}
+
+/// What the sender starts with and the operator may change while it runs.
+fn settings(args: &ServeArgs, pack: &Pack) -> anyhow::Result<Settings> {
+    let mut patch = SettingsPatch::default();
+    args.priority.iter().cloned().for_each(|priority| patch.priorities.add(priority));
+    let mut settings = Settings { rate_cap_bits_per_second: args.rate.bits_per_second, priorities: Priorities::default() };
+    let applied = settings.apply(&patch, pack.images().iter().map(|image| image.name.as_str()));
+    applied.map_err(|error| image::Error::Parameter(format!("--priority: {error}")))?;
+    Ok(settings)
 }
 
 /// What receivers are told of the images.

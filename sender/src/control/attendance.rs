@@ -2,7 +2,7 @@
 //! and tells the receiver what it has to know.
 
 use super::connection::Connection;
-use super::roster::{Attendance, Begin, Delivery, Orders};
+use super::roster::{Attendance, Begin, Delivery, ENGINE_BUSY_PAUSE, Orders};
 use super::session::ChunkSet;
 use super::{ControlEvent, Outcome, Profile, Shared, printable};
 use crate::schedule::ReceiverId;
@@ -20,8 +20,6 @@ use wire::report::ChunkRange;
 const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a receiver may leave a message unread that it must have. Its connection's keep-alive fails sooner when it is dead.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pause before an engine that is behind is offered an event again.
-const ENGINE_BUSY_PAUSE: Duration = Duration::from_millis(1);
 /// Reports that may follow each other faster than the pace: a stalled connection delivers what it held back all at once.
 const REPORT_BURST: u32 = 32;
 /// Reports are read at twice their pace at most, so that clocks may differ; a flood waits in its own connection.

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 /// Why there is no control server.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// The identity file or its directory could not be used.
-    #[error("cannot {action} the server's certificate and key {}: {source}; --state-dir names another directory", path.display())]
-    Identity {
+    /// A file that holds a secret of the server, or its directory, could not be used.
+    #[error("cannot {action} the sender's secret {}: {source}; --state-dir names another directory", path.display())]
+    StateFile {
         /// What was being done.
         action: &'static str,
         /// The file.
@@ -17,9 +17,9 @@ pub enum ControlError {
         /// Why not.
         source: io::Error,
     },
-    /// The key could be read by others.
-    #[error("{} holds the server's private key but has mode {mode:o}; run `chmod 600` on it", path.display())]
-    KeyExposed {
+    /// A secret could be read by others.
+    #[error("{} holds a secret of the sender but has mode {mode:o}; run `chmod 600` on it", path.display())]
+    SecretExposed {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
@@ -30,6 +30,12 @@ pub enum ControlError {
         "{} does not hold a certificate and a key; restore it, or remove it and give receivers the new fingerprint", path.display()
     )]
     IdentityDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not a token.
+    #[error("{} does not hold an operator's token; remove it and restart the sender, which makes a new one", path.display())]
+    TokenDamaged {
         /// The file.
         path: PathBuf,
     },

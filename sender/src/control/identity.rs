@@ -1,22 +1,16 @@
 //! The certificate and key by which receivers know this sender: made at its first start, kept in the state directory, printed as a
 //! fingerprint. There is no certificate authority: receivers pin the fingerprint.
 
-use super::ControlError;
+use super::{ControlError, secret_file};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use wire::Fingerprint;
 
 /// Key and certificate in one file, so that they are made, and copied to a stand-in machine, together or not at all.
 const FILE_NAME: &str = "server-identity.pem";
-/// What the permissions of the file must not have: anything for group and others.
-const FORBIDDEN_MODE: u32 = 0o077;
-/// Our own file has about 800 bytes; anything much larger is not one.
-const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A server certificate with its key.
 #[derive(Debug)]
@@ -43,13 +37,17 @@ impl ServerIdentity {
     /// # Errors
     /// [`ControlError`] when the directory or file cannot be made or read, holds something else, or others may read the key.
     pub fn load_or_create(state_dir: &Path) -> Result<ServerIdentity, ControlError> {
+        let generate = || generate().map(String::into_bytes).map_err(io::Error::other);
+        parse(&secret_file::read_or_create(state_dir, FILE_NAME, generate)?, &state_dir.join(FILE_NAME))
+    }
+
+    /// Reads the identity of a sender on this machine that keeps it in `state_dir`.
+    ///
+    /// # Errors
+    /// [`ControlError`] when the file cannot be read, holds something else, or others may read it.
+    pub fn load_from(state_dir: &Path) -> Result<ServerIdentity, ControlError> {
         let path = state_dir.join(FILE_NAME);
-        match load(&path) {
-            Err(ControlError::Identity { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            other => return other,
-        }
-        create(state_dir, &path).map_err(|source| identity_error("create", &path, source))?;
-        load(&path)
+        parse(&secret_file::read(&path)?, &path)
     }
 
     /// What receivers pin: SHA-256 of the certificate.
@@ -75,45 +73,11 @@ impl ServerIdentity {
     }
 }
 
-fn identity_error(action: &'static str, path: &Path, source: io::Error) -> ControlError {
-    ControlError::Identity { action, path: path.to_path_buf(), source }
-}
-
-fn load(path: &Path) -> Result<ServerIdentity, ControlError> {
-    let read_error = |source| identity_error("read", path, source);
-    let file = File::open(path).map_err(read_error)?;
-    let mode = file.metadata().map_err(read_error)?.permissions().mode();
-    if mode & FORBIDDEN_MODE != 0 {
-        return Err(ControlError::KeyExposed { path: path.to_path_buf(), mode: mode & 0o777 });
-    }
-    let mut pem = Vec::new();
-    file.take(FILE_BYTES_MAX).read_to_end(&mut pem).map_err(read_error)?;
+fn parse(pem: &[u8], path: &Path) -> Result<ServerIdentity, ControlError> {
     let damaged = |_| ControlError::IdentityDamaged { path: path.to_path_buf() };
-    let certificate = CertificateDer::from_pem_slice(&pem).map_err(damaged)?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(damaged)?;
+    let certificate = CertificateDer::from_pem_slice(pem).map_err(damaged)?;
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(damaged)?;
     Ok(ServerIdentity { certificate, key })
-}
-
-/// Writes a new identity under a name of its own and links it to `path`: complete or not there, and of two senders that start at
-/// once one makes it and both use it.
-fn create(state_dir: &Path, path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
-    let pem = generate().map_err(io::Error::other)?;
-    let partial = state_dir.join(format!("{FILE_NAME}.{}.partial", std::process::id()));
-    // Left by a process of the same id that died in between.
-    match std::fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-    let written = file.write_all(pem.as_bytes()).and_then(|()| file.sync_all());
-    let linked = written.and_then(|()| match std::fs::hard_link(&partial, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    });
-    std::fs::remove_file(&partial)?;
-    linked?;
-    File::open(state_dir)?.sync_all()
 }
 
 /// A self-signed P-256 certificate. Its name and dates mean nothing, since receivers compare the fingerprint: rcgen's dates (1975 to
@@ -129,6 +93,7 @@ fn generate() -> Result<String, rcgen::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn the_key_is_for_its_owner_only() {
@@ -156,7 +121,7 @@ mod tests {
         let path = directory.path().join(FILE_NAME);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
         let error = ServerIdentity::load_or_create(directory.path()).unwrap_err();
-        assert!(matches!(error, ControlError::KeyExposed { mode: 0o640, .. }), "{error}");
+        assert!(matches!(error, ControlError::SecretExposed { mode: 0o640, .. }), "{error}");
     }
 
     #[test]

@@ -11,18 +11,26 @@ mod connection;
 mod error;
 mod identity;
 mod listen;
+mod metrics;
 mod operator;
 mod roster;
+mod secret_file;
 mod service;
 mod session;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod token;
 mod traffic;
 
 pub use error::ControlError;
 pub use identity::{ServerIdentity, default_state_dir};
 pub use roster::{ReceiverState, ReceiverStatus, RosterSnapshot};
 pub use session::{ChunkSource, ImageInfo, SessionInfo, StreamInfo};
+pub use settings::{
+    PRIORITY, Priorities, PrioritiesPatch, PriorityArgument, RATE_CAP_BITS_PER_SECOND, Settings, SettingsError, SettingsPatch, Subject,
+};
+pub use token::OperatorToken;
 pub use traffic::{Traffic, TrafficSnapshot};
 
 use crate::schedule::ReceiverId;
@@ -30,6 +38,7 @@ use crossbeam_channel::Sender;
 use listen::Listener;
 use roster::Roster;
 use session::ChunkSet;
+use settings::SettingsStore;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,14 +53,29 @@ const WORKER_THREADS: usize = 2;
 const OTHER_FILES: u64 = 256;
 /// Longest text that a receiver can put on the operator's screen.
 const REASON_CHARACTERS_MAX: usize = 1000;
+/// Longest name of a group.
+const GROUP_BYTES_MAX: usize = 255;
 
 /// How the server listens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ControlConfig {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
     /// What peers may hold on to.
     pub limits: Limits,
+    /// What the engine has been started with; only changes are events.
+    pub settings: Settings,
+    /// Who may use the operator's pages.
+    pub access: OperatorAccess,
+}
+
+/// Who may use the operator's pages.
+#[derive(Clone, Debug)]
+pub struct OperatorAccess {
+    /// What every change needs, and reading unless it is public.
+    pub token: OperatorToken,
+    /// Whether everybody may read status, metrics and settings.
+    pub public_status: bool,
 }
 
 /// Bounds on what peers may hold on to, so that one that misbehaves does not keep the others out.
@@ -107,6 +131,8 @@ pub enum ControlEvent {
         /// How it ended.
         outcome: Outcome,
     },
+    /// The operator has changed something; these are all settings as they are from now on.
+    Settings(Settings),
 }
 
 /// What a receiver says of itself when it joins.
@@ -150,6 +176,8 @@ struct Shared {
     limits: Limits,
     roster: Roster,
     traffic: Arc<Traffic>,
+    settings: SettingsStore,
+    access: OperatorAccess,
     /// Report interval in microseconds.
     pace: watch::Sender<u32>,
     stopping: watch::Sender<bool>,
@@ -222,6 +250,8 @@ impl ControlServer {
         let shared = Arc::new(Shared {
             images: info.images.iter().map(|image| ChunkSet::new(image.chunks.clone())).collect(),
             limits: config.limits,
+            settings: SettingsStore::new(config.settings, events.clone()),
+            access: config.access,
             roster: Roster::new(info.images.iter().map(|image| image.name.clone()).collect(), events),
             traffic,
             pace: watch::Sender::new(info.report_interval_us),
@@ -241,6 +271,11 @@ impl ControlServer {
     /// The list of receivers now.
     pub fn roster(&self) -> RosterSnapshot {
         self.shared.roster.snapshot()
+    }
+
+    /// The settings in force now.
+    pub fn settings(&self) -> Settings {
+        self.shared.settings.current()
     }
 
     /// Tells all receivers to report at most this often.
@@ -290,6 +325,11 @@ fn raise_open_files(connections_max: usize) {
     if raised <= current || setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }).is_err() {
         tracing::warn!("only {current} files may be open: fewer than {connections_max} receivers can connect; raise it with `ulimit -n`");
     }
+}
+
+/// Whether a group can have this name.
+fn is_group_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= GROUP_BYTES_MAX && !name.chars().any(char::is_control)
 }
 
 /// A receiver's words as they may be printed on a terminal and kept in a list.

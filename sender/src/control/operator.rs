@@ -1,16 +1,39 @@
-//! What the operator's tools read over HTTPS on the same port: `/status` as JSON, `/metrics` in Prometheus' text format.
+//! What the operator's tools read and change over HTTPS on the same port. Every change needs the token, and reading needs it unless
+//! status is public.
+//!
+//! | request | what it does |
+//! | --- | --- |
+//! | `GET /status` | all there is to see, as JSON |
+//! | `GET /metrics` | figures, in Prometheus' text format |
+//! | `GET /settings` | the [`Settings`](super::Settings) |
+//! | `PATCH /settings` | changes some of them (a [`SettingsPatch`]); answers with all |
+//! | `DELETE /receivers/ID` | dismisses a receiver; the body may be `{"reason": "…"}` |
+//!
+//! What is refused is answered with `{"error": "…"}`: 400 when the body cannot be read, 401 without the token, 404 when the receiver is
+//! not listed, 422 when a setting cannot be.
 
-use super::Shared;
-use super::roster::{ReceiverState, RosterSnapshot};
+use super::metrics::prometheus;
+use super::roster::ENGINE_BUSY_PAUSE;
+use super::settings::Change;
 use super::traffic::TrafficSnapshot;
-use axum::extract::State;
-use axum::http::header;
+use super::{Directive, Settings, SettingsPatch, Shared, printable};
+use crate::schedule::ReceiverId;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, patch};
 use axum::{Json, Router};
-use serde::Serialize;
-use std::fmt::Write;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::sync::Arc;
+use tokio::time::sleep;
+
+/// A patch with priorities for a thousand racks has some 30 KB.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+/// The reason of a dismissal when none is given.
+const REASON_DEFAULT: &str = "the operator took it off the list";
 
 /// The document of `/status`.
 #[derive(Serialize)]
@@ -21,6 +44,7 @@ struct Status {
     images: Vec<ImageStatus>,
     receivers: Vec<super::ReceiverStatus>,
     traffic: TrafficSnapshot,
+    settings: Settings,
 }
 
 #[derive(Serialize)]
@@ -30,9 +54,36 @@ struct ImageStatus {
     manifest_bytes: usize,
 }
 
+/// The body of a dismissal.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Dismissal {
+    reason: Option<String>,
+}
+
 /// The operator's pages.
 pub(super) fn pages(shared: Arc<Shared>) -> Router {
-    Router::new().route("/status", get(status)).route("/metrics", get(metrics)).with_state(shared)
+    let views = Router::new().route("/status", get(status)).route("/metrics", get(metrics)).route("/settings", get(settings));
+    let views = if shared.access.public_status { views } else { views.route_layer(from_fn_with_state(shared.clone(), with_token)) };
+    let changes = Router::new()
+        .route("/settings", patch(change_settings))
+        .route("/receivers/{id}", delete(dismiss))
+        .route_layer(from_fn_with_state(shared.clone(), with_token));
+    views.merge(changes).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(shared)
+}
+
+/// Lets a request pass that shows the token.
+async fn with_token(State(shared): State<Arc<Shared>>, headers: HeaderMap, request: Request, next: Next) -> Response {
+    let shown = headers.get(header::AUTHORIZATION).is_some_and(|value| shared.access.token.is_shown_by(value.as_bytes()));
+    if shown {
+        return next.run(request).await;
+    }
+    let why = "this needs the operator's token as `Authorization: Bearer TOKEN`; it is in `operator-token` in the sender's state directory";
+    ([(header::WWW_AUTHENTICATE, "Bearer")], refusal(StatusCode::UNAUTHORIZED, why)).into_response()
+}
+
+fn refusal(status: StatusCode, why: impl std::fmt::Display) -> Response {
+    (status, Json(json!({ "error": why.to_string() }))).into_response()
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Response {
@@ -48,83 +99,48 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
         images: shared.info.images.iter().zip(&shared.images).map(image).collect(),
         receivers: shared.roster.snapshot().receivers,
         traffic: shared.traffic.snapshot(),
+        settings: shared.settings.current(),
     };
     Json(document).into_response()
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let text = prometheus(&shared.roster.snapshot(), &shared.traffic.snapshot());
+    let text = prometheus(&shared.roster.snapshot(), &shared.traffic.snapshot(), &shared.settings.current());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot) -> String {
-    let mut text = String::new();
-    let states = [
-        (ReceiverState::Enrolled, "enrolled"),
-        (ReceiverState::Listed, "listed"),
-        (ReceiverState::Completed, "completed"),
-        (ReceiverState::Failed, "failed"),
-        (ReceiverState::Lost, "lost"),
-    ];
-    let receivers = states.map(|(state, label)| (format!("{{state=\"{label}\"}}"), roster.count(state) as u64));
-    let sum = |of: fn(&super::ReceiverStatus) -> u64| [(String::new(), roster.receivers.iter().map(of).sum::<u64>())];
-    let plain = |value: u64| [(String::new(), value)];
-    family(&mut text, "discus_receivers", "gauge", "Receivers by state.", &receivers);
-    family(
-        &mut text,
-        "discus_chunks_remaining",
-        "gauge",
-        "Chunks that listed receivers have not yet reported as verified, summed over them.",
-        &sum(|receiver| if receiver.state == ReceiverState::Listed { receiver.chunks_remaining.into() } else { 0 }),
-    );
-    let lost = |receiver: &super::ReceiverStatus| receiver.packets_sent.saturating_sub(receiver.packets_seen);
-    family(
-        &mut text,
-        "discus_receiver_packets_lost",
-        "gauge",
-        "Packets that did not reach a receiver, summed over the receivers on the list.",
-        &sum(lost),
-    );
-    family(&mut text, "discus_symbols_sent_total", "counter", "Symbols multicast.", &plain(traffic.symbols_sent));
-    family(
-        &mut text,
-        "discus_symbols_needed_total",
-        "counter",
-        "Source symbols of the chunks that were in demand, each counted once.",
-        &plain(traffic.symbols_needed),
-    );
-    family(&mut text, "discus_syncs_sent_total", "counter", "Sync packets multicast.", &plain(traffic.syncs_sent));
-    family(&mut text, "discus_wire_bytes_sent_total", "counter", "Bytes of frames multicast.", &plain(traffic.wire_bytes_sent));
-    family(
-        &mut text,
-        "discus_rate_bits_per_second",
-        "gauge",
-        "Rate that the streams are paced to, summed.",
-        &plain(traffic.rate_bits_per_second),
-    );
-    text
+async fn settings(State(shared): State<Arc<Shared>>) -> Response {
+    Json(shared.settings.current()).into_response()
 }
 
-fn family(text: &mut String, name: &str, kind: &str, help: &str, samples: &[(String, u64)]) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, value) in samples {
-        let _ = writeln!(text, "{name}{labels} {value}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metrics_are_in_the_text_format() {
-        let traffic = TrafficSnapshot { symbols_sent: 7, ..TrafficSnapshot::default() };
-        let text = prometheus(&RosterSnapshot::default(), &traffic);
-        assert!(text.contains("# TYPE discus_symbols_sent_total counter\ndiscus_symbols_sent_total 7\n"), "{text}");
-        assert!(text.contains("discus_receivers{state=\"listed\"} 0\n"), "{text}");
-        for line in text.lines() {
-            assert!(line.starts_with('#') || line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<u64>().is_ok()), "{line}");
+async fn change_settings(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    let patch: SettingsPatch = match serde_json::from_slice(&body) {
+        Ok(patch) => patch,
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, format_args!("the body is no change of settings: {error}")),
+    };
+    loop {
+        match shared.settings.change(&patch, shared.info.images.iter().map(|image| image.name.as_str())) {
+            Change::Done(settings) => return Json(settings).into_response(),
+            Change::Refused(error) => return refusal(StatusCode::UNPROCESSABLE_ENTITY, error),
+            // Ends with the request's own time limit.
+            Change::Busy => sleep(ENGINE_BUSY_PAUSE).await,
+            Change::EngineGone => {
+                shared.stop();
+                return refusal(StatusCode::SERVICE_UNAVAILABLE, "the sender is stopping");
+            }
         }
     }
+}
+
+async fn dismiss(State(shared): State<Arc<Shared>>, Path(id): Path<u64>, body: Bytes) -> Response {
+    let dismissal = if body.is_empty() { Ok(Dismissal::default()) } else { serde_json::from_slice::<Dismissal>(&body) };
+    let reason = match dismissal {
+        Ok(dismissal) => dismissal.reason.map_or_else(|| REASON_DEFAULT.to_owned(), |reason| printable(&reason)),
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, format_args!("the body is no dismissal: {error}")),
+    };
+    if shared.roster.direct(ReceiverId(id), Directive::Dismiss(reason.clone())) {
+        // It is told now; that it is off the list shows in the status.
+        return (StatusCode::ACCEPTED, Json(json!({ "receiver_id": id, "reason": reason }))).into_response();
+    }
+    refusal(StatusCode::NOT_FOUND, format_args!("receiver {id} is not listed"))
 }

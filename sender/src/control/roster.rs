@@ -12,13 +12,15 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use wire::StreamId;
 use wire::report::ChunkRange;
 
 /// Rows of ended receivers that are kept; the oldest go first. 10,000 rows of some 300 bytes are 3 MB.
 const ENDED_ROWS_MAX: usize = 10_000;
+/// Pause before an engine that is behind is offered an event again.
+pub(super) const ENGINE_BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Where a receiver stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -255,7 +257,11 @@ impl Roster {
         }
         let entry = Entry::of(&event);
         match self.events.try_send(event) {
-            Ok(()) => state.enter(attendance.receiver, entry),
+            Ok(()) => {
+                if let Some(entry) = entry {
+                    state.enter(attendance.receiver, entry);
+                }
+            }
             Err(TrySendError::Full(event)) => return Delivery::Busy(Box::new(event)),
             Err(TrySendError::Disconnected(_)) => return Delivery::EngineGone,
         }
@@ -300,8 +306,8 @@ enum Entry {
 }
 
 impl Entry {
-    fn of(event: &ControlEvent) -> Entry {
-        match event {
+    fn of(event: &ControlEvent) -> Option<Entry> {
+        Some(match event {
             ControlEvent::Joined { want, .. } => {
                 Entry::Joined { chunks_wanted: want.iter().fold(0, |sum, run| sum.saturating_add(run.count)) }
             }
@@ -316,7 +322,8 @@ impl Entry {
                 Outcome::Failed(reason) => Entry::Left { state: ReceiverState::Failed, reason: Some(reason.clone()) },
                 Outcome::Lost(reason) => Entry::Left { state: ReceiverState::Lost, reason: Some(reason.clone()) },
             },
-        }
+            ControlEvent::Settings(_) => return None,
+        })
     }
 }
 

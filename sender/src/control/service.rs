@@ -1,10 +1,10 @@
 //! The gRPC service: enrolment, manifests, and the door to attendance.
 
-use super::Shared;
 use super::attendance::attend;
 use super::connection::Connection;
 use super::roster::Enrolment;
 use super::session::ChunkSource;
+use super::{Shared, is_group_name};
 use crate::schedule::ReceiverId;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Provision for Service {
             return Err(Status::invalid_argument("the receiver's name must have 1 to 255 bytes and no control characters"));
         }
         let group = request.group;
-        if group.len() > NAME_BYTES_MAX || group.chars().any(char::is_control) {
+        if !group.is_empty() && !is_group_name(&group) {
             return Err(Status::invalid_argument("the receiver's group must have at most 255 bytes and no control characters"));
         }
         let Some(image) = self.shared.info.images.iter().position(|image| image.name == request.image) else {

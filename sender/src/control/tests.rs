@@ -1,6 +1,8 @@
 //! The server against clients that misbehave, spoken to over raw TLS and raw gRPC; each test ends by seeing that a good receiver is
 //! still served. The good path with the real client is in `bench/tests/control.rs`.
 
+mod operator;
+
 use super::*;
 use crossbeam_channel::Receiver;
 use hyper_util::rt::TokioIo;
@@ -44,19 +46,33 @@ fn session() -> SessionInfo {
     }
 }
 
+fn config(state_dir: &std::path::Path) -> ControlConfig {
+    ControlConfig {
+        listen: ([127, 0, 0, 1], 0).into(),
+        limits: Limits::default(),
+        settings: Settings { rate_cap_bits_per_second: 1_000_000_000, priorities: Priorities::default() },
+        access: OperatorAccess { token: OperatorToken::load_or_create(state_dir).unwrap(), public_status: false },
+    }
+}
+
 struct Bench {
     server: ControlServer,
     events: Receiver<ControlEvent>,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 fn serve(limits: Limits) -> Bench {
+    serve_with(|config| config.limits = limits)
+}
+
+fn serve_with(change: impl FnOnce(&mut ControlConfig)) -> Bench {
     let state = tempfile::tempdir().unwrap();
     let identity = ServerIdentity::load_or_create(state.path()).unwrap();
     let (sender, events) = crossbeam_channel::unbounded();
-    let config = ControlConfig { listen: ([127, 0, 0, 1], 0).into(), limits };
+    let mut config = config(state.path());
+    change(&mut config);
     let server = ControlServer::start(config, &identity, session(), Arc::default(), sender).unwrap();
-    Bench { server, events, _state: state }
+    Bench { server, events, state }
 }
 
 #[derive(Debug)]
@@ -470,10 +486,10 @@ async fn an_engine_that_is_behind_holds_receivers_back_and_loses_nothing() {
     let state = tempfile::tempdir().unwrap();
     let identity = ServerIdentity::load_or_create(state.path()).unwrap();
     let (sender, events) = crossbeam_channel::bounded(1);
-    let config = ControlConfig { listen: ([127, 0, 0, 1], 0).into(), limits: Limits::default() };
+    let config = config(state.path());
     let info = SessionInfo { report_interval_us: 0, ..session() };
     let server = ControlServer::start(config, &identity, info, Arc::default(), sender).unwrap();
-    let bench = Bench { server, events, _state: state };
+    let bench = Bench { server, events, state };
     let mut client = bench.enrolled("web").await;
     let (to_server, _from_server) = client.attend().await;
     to_server.send(client.ready(&[range(0, 600)])).await.unwrap();
@@ -493,47 +509,6 @@ async fn an_engine_that_is_behind_holds_receivers_back_and_loses_nothing() {
     assert_eq!(bench.server.roster().receivers[0].chunks_remaining, 100);
     drop((reporting.await.unwrap(), client));
     bench.expect(|event| matches!(event, ControlEvent::Left { .. })).await;
-    bench.serves().await;
-}
-
-/// One request over HTTP/1.1 on a connection of its own.
-async fn get(bench: &Bench, path: &str) -> (String, String) {
-    let mut stream = bench.tls("http/1.1").await;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: discus\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
-}
-
-#[tokio::test]
-async fn the_operator_sees_the_list_on_the_same_port() {
-    let bench = serve(Limits::default());
-    let mut client = bench.enrolled("web").await;
-    let (to_server, mut from_server) = client.attend().await;
-    to_server.send(client.ready(&[range(0, 600)])).await.unwrap();
-    assert!(matches!(said(&mut from_server).await, sender_message::Message::Listed(_)));
-    let report = v1::Report { completed: vec![range(0, 60).into()], packets_sent: 200, packets_seen: 150, ..v1::Report::default() };
-    to_server.send(message(receiver_message::Message::Report(report))).await.unwrap();
-    bench.expect(|event| matches!(event, ControlEvent::Reported { .. })).await;
-
-    let (head, body) = get(&bench, "/status").await;
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
-    let receiver = &status["receivers"][0];
-    assert_eq!(receiver["name"], "host");
-    assert_eq!(receiver["image"], "web");
-    assert_eq!(receiver["state"], "listed");
-    assert_eq!(receiver["chunks_wanted"], 600);
-    assert_eq!(receiver["chunks_remaining"], 540);
-    assert_eq!(receiver["loss"], 0.25);
-    assert_eq!(status["images"][1]["name"], "db");
-
-    let (head, body) = get(&bench, "/metrics").await;
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    assert!(body.contains("discus_receivers{state=\"listed\"} 1\n"), "{body}");
-    assert!(body.contains("discus_chunks_remaining 540\n"), "{body}");
     bench.serves().await;
 }
 

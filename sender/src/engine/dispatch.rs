@@ -2,11 +2,12 @@
 //! ahead of what is on the wire.
 
 use super::Error;
+use super::priorities::PriorityBook;
 use super::quorum::{Departure, Quorum, Tally};
 use super::reader::Request;
 use super::transmitter::StreamState;
 use crate::control::{ControlEvent, Outcome};
-use crate::schedule::{Event, Next, Scheduler, Totals};
+use crate::schedule::{Event, Next, ReceiverId, Scheduler, Totals};
 use crossbeam_channel::{Receiver, Sender, select_biased};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,6 +69,7 @@ pub(super) struct StreamSlot {
 pub(super) struct Dispatcher {
     pub(super) scheduler: Scheduler,
     pub(super) quorum: Quorum,
+    pub(super) priorities: PriorityBook,
     pub(super) streams: Vec<StreamSlot>,
     pub(super) events: Receiver<ControlEvent>,
     pub(super) notices: Receiver<Notice>,
@@ -172,9 +174,17 @@ impl Dispatcher {
 
     fn happened(&mut self, event: ControlEvent) {
         let event = match event {
-            ControlEvent::Joined { receiver, want, .. } => {
+            ControlEvent::Joined { receiver, image, want, profile } => {
                 self.quorum.joined(receiver);
-                Event::Joined { receiver, want }
+                let priority = self.priorities.joined(receiver, image, profile.group);
+                self.scheduler.handle(micros(self.started), Event::Joined { receiver, want });
+                return self.prioritize(receiver, priority);
+            }
+            ControlEvent::Settings(settings) => {
+                for (receiver, priority) in self.priorities.change(settings.priorities) {
+                    self.prioritize(receiver, priority);
+                }
+                return;
             }
             ControlEvent::Reported { receiver, report } => Event::Reported { receiver, report },
             ControlEvent::Left { receiver, outcome } => {
@@ -184,10 +194,15 @@ impl Dispatcher {
                     Outcome::Lost(_) => Departure::Lost,
                 };
                 self.quorum.left(receiver, departure, self.started.elapsed());
+                self.priorities.left(receiver);
                 Event::Left { receiver }
             }
         };
         self.scheduler.handle(micros(self.started), event);
+    }
+
+    fn prioritize(&mut self, receiver: ReceiverId, priority: i16) {
+        tracing::debug!(receiver = receiver.0, priority, "priority");
     }
 
     fn publish(&self) {

@@ -15,6 +15,7 @@ mod disk;
 mod dispatch;
 mod job;
 mod pace;
+mod priorities;
 mod quorum;
 mod reader;
 mod transmitter;
@@ -23,13 +24,14 @@ pub use cores::Cores;
 pub use dispatch::{Ended, Progress};
 pub use quorum::Tally;
 
-use crate::control::ControlEvent;
+use crate::control::{ControlEvent, Priorities};
 use crate::schedule::{GROUP_CHUNKS_MAX, ScheduleConfig, Scheduler};
 use crate::transmit::{self, LINK_OVERHEAD_BYTES, Mode, Transmit};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dispatch::{Dispatcher, JOBS_AHEAD, Notice, StreamSlot};
 use image::Pack;
 use image::restore::BufferPool;
+use priorities::PriorityBook;
 use quorum::Quorum;
 use reader::{Reader, chunk_buffer_bytes};
 use std::io;
@@ -125,6 +127,8 @@ pub struct EngineConfig {
     pub rate_cap_bits_per_second: u64,
     /// Never slower than this.
     pub rate_floor_bits_per_second: u64,
+    /// Who is served first, to begin with.
+    pub priorities: Priorities,
     /// Memory for chunks.
     pub cache_bytes: usize,
     /// Which threads run where.
@@ -198,6 +202,7 @@ impl Engine {
         let mut dispatcher = Dispatcher {
             scheduler,
             quorum: Quorum::new(config.once),
+            priorities: PriorityBook::new(pack.images().iter().map(|image| image.name.clone()).collect(), config.priorities),
             streams: Vec::new(),
             events,
             notices: notices_out,

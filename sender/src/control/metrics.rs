@@ -1,0 +1,88 @@
+//! What `/metrics` says, in Prometheus' text format.
+
+use super::roster::{ReceiverState, RosterSnapshot};
+use super::settings::Settings;
+use super::traffic::TrafficSnapshot;
+use std::fmt::Write;
+
+/// The figures as text.
+pub(super) fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot, settings: &Settings) -> String {
+    let mut text = String::new();
+    let states = [
+        (ReceiverState::Enrolled, "enrolled"),
+        (ReceiverState::Listed, "listed"),
+        (ReceiverState::Completed, "completed"),
+        (ReceiverState::Failed, "failed"),
+        (ReceiverState::Lost, "lost"),
+    ];
+    let receivers = states.map(|(state, label)| (format!("{{state=\"{label}\"}}"), roster.count(state) as u64));
+    let sum = |of: fn(&super::ReceiverStatus) -> u64| [(String::new(), roster.receivers.iter().map(of).sum::<u64>())];
+    let plain = |value: u64| [(String::new(), value)];
+    family(&mut text, "discus_receivers", "gauge", "Receivers by state.", &receivers);
+    family(
+        &mut text,
+        "discus_chunks_remaining",
+        "gauge",
+        "Chunks that listed receivers have not yet reported as verified, summed over them.",
+        &sum(|receiver| if receiver.state == ReceiverState::Listed { receiver.chunks_remaining.into() } else { 0 }),
+    );
+    let lost = |receiver: &super::ReceiverStatus| receiver.packets_sent.saturating_sub(receiver.packets_seen);
+    family(
+        &mut text,
+        "discus_receiver_packets_lost",
+        "gauge",
+        "Packets that did not reach a receiver, summed over the receivers on the list.",
+        &sum(lost),
+    );
+    family(&mut text, "discus_symbols_sent_total", "counter", "Symbols multicast.", &plain(traffic.symbols_sent));
+    family(
+        &mut text,
+        "discus_symbols_needed_total",
+        "counter",
+        "Source symbols of the chunks that were in demand, each counted once.",
+        &plain(traffic.symbols_needed),
+    );
+    family(&mut text, "discus_syncs_sent_total", "counter", "Sync packets multicast.", &plain(traffic.syncs_sent));
+    family(&mut text, "discus_wire_bytes_sent_total", "counter", "Bytes of frames multicast.", &plain(traffic.wire_bytes_sent));
+    family(
+        &mut text,
+        "discus_rate_bits_per_second",
+        "gauge",
+        "Rate that the streams are paced to, summed.",
+        &plain(traffic.rate_bits_per_second),
+    );
+    family(
+        &mut text,
+        "discus_rate_cap_bits_per_second",
+        "gauge",
+        "Rate that the operator allows.",
+        &plain(settings.rate_cap_bits_per_second),
+    );
+    text
+}
+
+fn family(text: &mut String, name: &str, kind: &str, help: &str, samples: &[(String, u64)]) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Priorities;
+
+    #[test]
+    fn metrics_are_in_the_text_format() {
+        let settings = Settings { rate_cap_bits_per_second: 1_000_000, priorities: Priorities::default() };
+        let traffic = TrafficSnapshot { symbols_sent: 7, ..TrafficSnapshot::default() };
+        let text = prometheus(&RosterSnapshot::default(), &traffic, &settings);
+        assert!(text.contains("# TYPE discus_symbols_sent_total counter\ndiscus_symbols_sent_total 7\n"), "{text}");
+        assert!(text.contains("discus_receivers{state=\"listed\"} 0\n"), "{text}");
+        for line in text.lines() {
+            assert!(line.starts_with('#') || line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<u64>().is_ok()), "{line}");
+        }
+    }
+}
