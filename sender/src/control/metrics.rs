@@ -1,8 +1,9 @@
 //! What `/metrics` says, in Prometheus' text format.
 
-use super::roster::{ReceiverState, RosterSnapshot};
+use super::receiver_status::{ReceiverState, ReceiverStatus, RosterSnapshot};
 use super::settings::Settings;
 use super::traffic::TrafficSnapshot;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// The figures as text.
@@ -15,8 +16,8 @@ pub(super) fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot, set
         (ReceiverState::Failed, "failed"),
         (ReceiverState::Lost, "lost"),
     ];
+    let listed = || roster.receivers.iter().filter(|receiver| receiver.state == ReceiverState::Listed);
     let receivers = states.map(|(state, label)| (format!("{{state=\"{label}\"}}"), roster.count(state) as u64));
-    let sum = |of: fn(&super::ReceiverStatus) -> u64| [(String::new(), roster.receivers.iter().map(of).sum::<u64>())];
     let plain = |value: u64| [(String::new(), value)];
     family(&mut text, "discus_receivers", "gauge", "Receivers by state.", &receivers);
     family(
@@ -24,15 +25,37 @@ pub(super) fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot, set
         "discus_chunks_remaining",
         "gauge",
         "Chunks that listed receivers have not yet reported as verified, summed over them.",
-        &sum(|receiver| if receiver.state == ReceiverState::Listed { receiver.chunks_remaining.into() } else { 0 }),
+        &plain(listed().map(|receiver| u64::from(receiver.chunks_remaining)).sum()),
     );
-    let lost = |receiver: &super::ReceiverStatus| receiver.packets_sent.saturating_sub(receiver.packets_seen);
+    family(&mut text, "discus_image_receivers", "gauge", "Listed receivers by image and group.", &by_image_and_group(listed()));
+    family(
+        &mut text,
+        "discus_unicast_receivers",
+        "gauge",
+        "Listed receivers that multicast does not reach.",
+        &plain(listed().filter(|receiver| receiver.unicast).count() as u64),
+    );
+    family(
+        &mut text,
+        "discus_receivers_received_bits_per_second",
+        "gauge",
+        "Symbols that reach listed receivers, summed over them.",
+        &plain(listed().map(|receiver| receiver.received_bits_per_second).fold(0, u64::saturating_add)),
+    );
+    family(
+        &mut text,
+        "discus_receivers_restore_bytes_per_second",
+        "gauge",
+        "Stored bytes that listed receivers say they restore, summed over them.",
+        &plain(listed().map(|receiver| receiver.restore_bytes_per_second).fold(0, u64::saturating_add)),
+    );
+    let lost = |receiver: &ReceiverStatus| receiver.packets_sent.saturating_sub(receiver.packets_seen);
     family(
         &mut text,
         "discus_receiver_packets_lost",
         "gauge",
         "Packets that did not reach a receiver, summed over the receivers on the list.",
-        &sum(lost),
+        &plain(roster.receivers.iter().map(lost).fold(0, u64::saturating_add)),
     );
     family(&mut text, "discus_symbols_sent_total", "counter", "Symbols multicast.", &plain(traffic.symbols_sent));
     family(
@@ -61,6 +84,20 @@ pub(super) fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot, set
     text
 }
 
+fn by_image_and_group<'a>(receivers: impl Iterator<Item = &'a ReceiverStatus>) -> Vec<(String, u64)> {
+    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for receiver in receivers {
+        *counts.entry((&receiver.image, &receiver.group)).or_default() += 1;
+    }
+    let labels = |(image, group): (&str, &str)| format!("{{image=\"{}\",group=\"{}\"}}", escaped(image), escaped(group));
+    counts.into_iter().map(|(names, count)| (labels(names), count)).collect()
+}
+
+/// A label's value; names of groups are the receivers' choice. They hold no line breaks.
+fn escaped(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
 fn family(text: &mut String, name: &str, kind: &str, help: &str, samples: &[(String, u64)]) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -84,5 +121,10 @@ mod tests {
         for line in text.lines() {
             assert!(line.starts_with('#') || line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<u64>().is_ok()), "{line}");
         }
+    }
+
+    #[test]
+    fn a_groups_name_stays_within_its_label() {
+        assert_eq!(escaped(r#"a"} 1 \"#), r#"a\"} 1 \\"#);
     }
 }

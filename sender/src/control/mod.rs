@@ -13,6 +13,8 @@ mod identity;
 mod listen;
 mod metrics;
 mod operator;
+mod rate_meter;
+mod receiver_status;
 mod roster;
 mod secret_file;
 mod service;
@@ -25,7 +27,7 @@ mod traffic;
 
 pub use error::ControlError;
 pub use identity::{ServerIdentity, default_state_dir};
-pub use roster::{ReceiverState, ReceiverStatus, RosterSnapshot};
+pub use receiver_status::{ReceiverState, ReceiverStatus, RosterSnapshot};
 pub use session::{ChunkSource, ImageInfo, SessionInfo, StreamInfo};
 pub use settings::{
     PRIORITY, Priorities, PrioritiesPatch, PriorityArgument, RATE_CAP_BITS_PER_SECOND, Settings, SettingsError, SettingsPatch, Subject,
@@ -252,7 +254,7 @@ impl ControlServer {
             limits: config.limits,
             settings: SettingsStore::new(config.settings, events.clone()),
             access: config.access,
-            roster: Roster::new(info.images.iter().map(|image| image.name.clone()).collect(), events),
+            roster: Roster::new(info.images.iter().map(|image| image.name.clone()).collect(), info.parameters.symbol_bytes, events),
             traffic,
             pace: watch::Sender::new(info.report_interval_us),
             stopping: watch::Sender::new(false),

@@ -5,14 +5,15 @@
 //! lost connection it keeps its row and its [`ReceiverId`], while two machines that share a host name stay two rows. A machine
 //! that starts anew gets a new row, which replaces its lost or failed ones of the same name, image and address.
 
+use super::rate_meter::RateMeter;
+use super::receiver_status::{ReceiverState, ReceiverStatus, RosterSnapshot};
 use super::{ControlEvent, Directive, Outcome};
 use crate::schedule::ReceiverId;
 use crossbeam_channel::{Sender, TrySendError};
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use wire::StreamId;
 use wire::report::ChunkRange;
@@ -21,77 +22,6 @@ use wire::report::ChunkRange;
 const ENDED_ROWS_MAX: usize = 10_000;
 /// Pause before an engine that is behind is offered an event again.
 pub(super) const ENGINE_BUSY_PAUSE: Duration = Duration::from_millis(1);
-
-/// Where a receiver stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReceiverState {
-    /// It asked for an image and prepares its target.
-    Enrolled,
-    /// It takes data.
-    Listed,
-    /// All of its image is written and flushed.
-    Completed,
-    /// It gave up, or was dismissed; see the reason.
-    Failed,
-    /// Its connection is gone; it may come back.
-    Lost,
-}
-
-/// One receiver, as the operator sees it.
-#[derive(Clone, Debug, Serialize)]
-pub struct ReceiverStatus {
-    /// The id in events.
-    pub receiver_id: u64,
-    /// The name that it gave.
-    pub name: String,
-    /// Where it last connected from.
-    pub address: SocketAddr,
-    /// The image that it wants.
-    pub image: String,
-    /// Where it stands.
-    pub state: ReceiverState,
-    /// Why it failed or was lost.
-    pub reason: Option<String>,
-    /// Chunks that it wanted when it was listed, the last time.
-    pub chunks_wanted: u32,
-    /// Of these, those that it has not yet reported as verified.
-    pub chunks_remaining: u32,
-    /// Packets that were sent on its streams while it was listed.
-    pub packets_sent: u64,
-    /// Of these, those that reached it.
-    pub packets_seen: u64,
-    /// Share of packets that did not reach it, 0 to 1.
-    pub loss: f64,
-    /// How full its memory of chunks that wait for the disk was at the last report, in thousandths.
-    pub backlog_permille: u16,
-    /// Bytes of the image it wrote, once completed.
-    pub image_bytes: Option<u64>,
-    /// Its own count of the time from start to completion.
-    pub duration_ms: Option<u64>,
-    /// How often it was listed.
-    pub attendances: u32,
-    /// When it enrolled, in milliseconds of Unix time.
-    pub enrolled_unix_ms: u64,
-    /// When it was listed, the last time.
-    pub listed_unix_ms: Option<u64>,
-    /// When it completed, failed or was lost.
-    pub ended_unix_ms: Option<u64>,
-}
-
-/// All receivers at one moment, in order of enrolment.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct RosterSnapshot {
-    /// The receivers.
-    pub receivers: Vec<ReceiverStatus>,
-}
-
-impl RosterSnapshot {
-    /// How many stand there.
-    pub fn count(&self, state: ReceiverState) -> usize {
-        self.receivers.iter().filter(|receiver| receiver.state == state).count()
-    }
-}
 
 /// What a listed receiver's task is told from outside its connection: the latest word on each matter, so that nothing queues up
 /// however often the engine changes its mind.
@@ -137,6 +67,8 @@ pub(super) enum Begin {
 /// The list.
 pub(super) struct Roster {
     image_names: Vec<String>,
+    /// Bits of a packet's symbol.
+    symbol_bits: u64,
     events: Sender<ControlEvent>,
     state: Mutex<State>,
 }
@@ -154,6 +86,10 @@ struct Row {
     name: String,
     address: SocketAddr,
     image: usize,
+    group: String,
+    unicast: bool,
+    restore_bytes_per_second: u64,
+    received: RateMeter,
     /// The connection that enrolled last.
     connection: u64,
     state: ReceiverState,
@@ -176,14 +112,15 @@ struct Row {
 pub(super) struct Enrolment {
     pub(super) name: String,
     pub(super) image: usize,
+    pub(super) group: String,
     pub(super) instance: u64,
     pub(super) address: SocketAddr,
     pub(super) connection: u64,
 }
 
 impl Roster {
-    pub(super) fn new(image_names: Vec<String>, events: Sender<ControlEvent>) -> Roster {
-        Roster { image_names, events, state: Mutex::default() }
+    pub(super) fn new(image_names: Vec<String>, symbol_bytes: u16, events: Sender<ControlEvent>) -> Roster {
+        Roster { image_names, symbol_bits: u64::from(symbol_bytes) * 8, events, state: Mutex::default() }
     }
 
     /// Every operation leaves the state whole before it can panic, so a poisoned lock is still good.
@@ -200,6 +137,7 @@ impl Roster {
             && row.image == enrolment.image
         {
             row.address = enrolment.address;
+            row.group = enrolment.group;
             row.connection = enrolment.connection;
             return ReceiverId(id);
         }
@@ -294,13 +232,13 @@ impl Roster {
 
     pub(super) fn snapshot(&self) -> RosterSnapshot {
         let state = self.lock();
-        RosterSnapshot { receivers: state.rows.iter().map(|(&id, row)| row.status(id, &self.image_names)).collect() }
+        RosterSnapshot { receivers: state.rows.iter().map(|(&id, row)| row.status(id, &self.image_names, self.symbol_bits)).collect() }
     }
 }
 
 /// What an event changes in a row.
 enum Entry {
-    Joined { chunks_wanted: u32 },
+    Joined { chunks_wanted: u32, unicast: bool, restore_bytes_per_second: u64 },
     Reported { chunks_completed: u32, packets_sent: u64, packets_seen: u64, backlog_permille: u16 },
     Left { state: ReceiverState, reason: Option<String> },
 }
@@ -308,9 +246,11 @@ enum Entry {
 impl Entry {
     fn of(event: &ControlEvent) -> Option<Entry> {
         Some(match event {
-            ControlEvent::Joined { want, .. } => {
-                Entry::Joined { chunks_wanted: want.iter().fold(0, |sum, run| sum.saturating_add(run.count)) }
-            }
+            ControlEvent::Joined { want, profile, .. } => Entry::Joined {
+                chunks_wanted: want.iter().fold(0, |sum, run| sum.saturating_add(run.count)),
+                unicast: profile.unicast,
+                restore_bytes_per_second: profile.restore_bytes_per_second,
+            },
             ControlEvent::Reported { report, .. } => Entry::Reported {
                 chunks_completed: report.completed.iter().fold(0, |sum, run| sum.saturating_add(run.count)),
                 packets_sent: report.packets_sent,
@@ -337,7 +277,10 @@ impl State {
     fn enter(&mut self, receiver: ReceiverId, entry: Entry) {
         let Some(row) = self.rows.get_mut(&receiver.0) else { return };
         match entry {
-            Entry::Joined { chunks_wanted } => {
+            Entry::Joined { chunks_wanted, unicast, restore_bytes_per_second } => {
+                row.unicast = unicast;
+                row.restore_bytes_per_second = restore_bytes_per_second;
+                row.received = RateMeter::new(Instant::now());
                 self.ended_rows -= usize::from(row.has_ended());
                 row.state = ReceiverState::Listed;
                 row.reason = None;
@@ -352,6 +295,7 @@ impl State {
                 row.packets_sent = row.packets_sent.saturating_add(packets_sent);
                 row.packets_seen = row.packets_seen.saturating_add(packets_seen);
                 row.backlog_permille = backlog_permille;
+                row.received.note(Instant::now(), packets_seen);
             }
             Entry::Left { state, reason } => {
                 self.ended_rows += usize::from(!row.has_ended());
@@ -405,6 +349,10 @@ impl Row {
             name: enrolment.name,
             address: enrolment.address,
             image: enrolment.image,
+            group: enrolment.group,
+            unicast: false,
+            restore_bytes_per_second: 0,
+            received: RateMeter::new(Instant::now()),
             connection: enrolment.connection,
             state: ReceiverState::Enrolled,
             reason: None,
@@ -427,7 +375,9 @@ impl Row {
         matches!(self.state, ReceiverState::Completed | ReceiverState::Failed | ReceiverState::Lost)
     }
 
-    fn status(&self, id: u64, image_names: &[String]) -> ReceiverStatus {
+    fn status(&self, id: u64, image_names: &[String], symbol_bits: u64) -> ReceiverStatus {
+        let streams = self.attendance.as_ref().and_then(|(_, orders)| orders.borrow().streams.clone());
+        let packets_per_second = if self.state == ReceiverState::Listed { self.received.per_second(Instant::now()) } else { 0 };
         // More seen than sent is duplication, or a report that straddles two intervals.
         let lost = self.packets_sent.saturating_sub(self.packets_seen);
         ReceiverStatus {
@@ -435,8 +385,13 @@ impl Row {
             name: self.name.clone(),
             address: self.address,
             image: image_names.get(self.image).cloned().unwrap_or_default(),
+            group: self.group.clone(),
             state: self.state,
             reason: self.reason.clone(),
+            unicast: self.unicast,
+            streams: streams.map(|streams| streams.into_iter().map(|stream| stream.0).collect()),
+            restore_bytes_per_second: self.restore_bytes_per_second,
+            received_bits_per_second: packets_per_second.saturating_mul(symbol_bits),
             chunks_wanted: self.chunks_wanted,
             chunks_remaining: self.chunks_remaining,
             packets_sent: self.packets_sent,

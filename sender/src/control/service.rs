@@ -62,7 +62,14 @@ impl Provision for Service {
         let Some(image) = self.shared.info.images.iter().position(|image| image.name == request.image) else {
             return Err(Status::not_found(format!("the sender has no image of that name; it serves: {}", self.images_listed())));
         };
-        let enrolment = Enrolment { name, image, instance: request.instance, address: connection.address, connection: connection.number };
+        let enrolment = Enrolment {
+            name,
+            image,
+            group: group.clone(),
+            instance: request.instance,
+            address: connection.address,
+            connection: connection.number,
+        };
         let receiver = self.shared.roster.enrol(enrolment);
         if let Some(earlier) = connection.enrol(receiver, image, group).filter(|&earlier| earlier != receiver) {
             self.shared.roster.forget_unlisted(earlier, connection.number);

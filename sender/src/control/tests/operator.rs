@@ -35,10 +35,16 @@ impl Bench {
 #[tokio::test]
 async fn the_operator_sees_the_list_on_the_same_port() {
     let bench = serve(Limits::default());
-    let mut client = bench.enrolled("web").await;
+    let mut calls = bench.calls().await;
+    let request = v1::EnrolRequest { group: "rack \"1\"".to_owned(), ..enrol_request("web") };
+    let receiver_id = calls.enrol(request).await.unwrap().into_inner().receiver_id;
+    let mut client = Client { calls, receiver_id };
     let (to_server, mut from_server) = client.attend().await;
-    to_server.send(client.ready(&[range(0, 600)])).await.unwrap();
+    let want = vec![range(0, 600).into()];
+    let ready = v1::Ready { receiver_id, want, more: false, restore_bytes_per_second: 500_000_000, unicast: true };
+    to_server.send(message(receiver_message::Message::Ready(ready))).await.unwrap();
     assert!(matches!(said(&mut from_server).await, sender_message::Message::Listed(_)));
+    assert!(bench.server.director().direct(ReceiverId(receiver_id), Directive::Streams(vec![StreamId(0)])));
     let report = v1::Report { completed: vec![range(0, 60).into()], packets_sent: 200, packets_seen: 150, ..v1::Report::default() };
     to_server.send(message(receiver_message::Message::Report(report))).await.unwrap();
     bench.expect(|event| matches!(event, ControlEvent::Reported { .. })).await;
@@ -53,12 +59,19 @@ async fn the_operator_sees_the_list_on_the_same_port() {
     assert_eq!(receiver["chunks_wanted"], 600);
     assert_eq!(receiver["chunks_remaining"], 540);
     assert_eq!(receiver["loss"], 0.25);
+    assert_eq!(receiver["group"], "rack \"1\"");
+    assert_eq!(receiver["unicast"], true);
+    assert_eq!(receiver["streams"], json!([0]));
+    assert_eq!(receiver["restore_bytes_per_second"], 500_000_000);
+    assert_eq!(status["settings"]["rate_cap_bits_per_second"], 1_000_000_000);
     assert_eq!(status["images"][1]["name"], "db");
 
     let (status_code, body) = bench.get("/metrics").await;
     assert!(status_code == 200, "{body}");
     assert!(body.contains("discus_receivers{state=\"listed\"} 1\n"), "{body}");
     assert!(body.contains("discus_chunks_remaining 540\n"), "{body}");
+    assert!(body.contains("discus_image_receivers{image=\"web\",group=\"rack \\\"1\\\"\"} 1\n"), "{body}");
+    assert!(body.contains("discus_unicast_receivers 1\n"), "{body}");
     bench.serves().await;
 }
 
