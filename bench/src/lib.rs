@@ -1,6 +1,7 @@
 //! Limits, comparisons with peers, and the means to test the whole.
 
 pub mod code;
+pub mod control;
 pub mod counters;
 pub mod filter;
 pub mod images;

@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, filter, images, impair, limits, peers, sim};
+use bench::{code, control, filter, images, impair, limits, peers, sim};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -14,6 +14,8 @@ struct Arguments {
 enum Command {
     /// Measure what the erasure code costs, per processor kernel
     Code(code::CodeArgs),
+    /// Measure what many control connections cost one sender: real TLS connections over loopback, no data
+    Control(control::ControlArgs),
     /// Measure what the receiver's filter costs per packet
     Filter(filter::FilterArgs),
     /// Compare packs with other ways to store disk images: time, size, memory; and restoring with plain O_DIRECT writing
@@ -31,6 +33,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Code(args) => code::run(&args),
+        Command::Control(args) => control::run(&args),
         Command::Filter(args) => filter::run(&args),
         Command::Images(args) => images::run(&args),
         Command::Impair(args) => impair::run(&args),

@@ -14,7 +14,7 @@ mod tls;
 pub use address::{AddressError, ServerAddress};
 pub use error::ControlError;
 pub use link::{ControlLink, enrol};
-pub use tls::Trust;
+pub use tls::{Trust, client_config};
 pub use wire::Fingerprint;
 
 use std::net::{IpAddr, SocketAddr};

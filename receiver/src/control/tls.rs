@@ -28,8 +28,11 @@ pub(super) struct FingerprintMismatch {
     pub(super) got: Fingerprint,
 }
 
-/// TLS 1.3 only, HTTP/2 only.
-pub(super) fn client_config(trust: Trust) -> Result<ClientConfig, rustls::Error> {
+/// How a receiver speaks TLS: 1.3 only, HTTP/2 only. For programs that make connections of their own, such as load generators.
+///
+/// # Errors
+/// When the cryptography does not know TLS 1.3: a defect of the build.
+pub fn client_config(trust: Trust) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(PinnedCertificate { trust, provider: provider.clone() });
     let mut config = ClientConfig::builder_with_provider(provider)
