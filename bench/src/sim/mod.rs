@@ -8,11 +8,13 @@
 //! * `member`, `node`, `path`: a receiver's life, its program, and the way to it.
 //! * `wire`: packets on their way; `carried`: the bytes in them, where a run has some.
 //! * `bound`: the least that could have been sent, and what simpler schemes would have.
+//! * `contention`: sessions and TCP flows at one bottleneck.
 //! * `figures`: the table of what delivery costs.
 //! * `random`: the source of all chance.
 
 mod bound;
 mod carried;
+mod contention;
 mod figures;
 mod member;
 mod node;
@@ -23,6 +25,7 @@ mod wire;
 mod world;
 
 pub use bound::{Simpler, least_overhead, simpler_schemes};
+pub use contention::{Bottleneck, Party, Shares, Window, contend};
 pub use figures::FiguresArgs;
 pub use random::Random;
 pub use scenario::{Conduct, Disconnect, Receiver, Scenario};

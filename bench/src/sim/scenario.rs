@@ -13,6 +13,8 @@ pub struct Scenario {
     pub images: Vec<Vec<u32>>,
     /// The operator's cap.
     pub cap_bits_per_second: u64,
+    /// What the rate does not fall below, whatever receivers say; as the cap, it is fixed.
+    pub floor_bits_per_second: u64,
     /// The sender's network interface.
     pub line_bits_per_second: u64,
     /// Streams to send on.
@@ -179,6 +181,7 @@ impl Scenario {
             source_symbols: vec![187; chunks],
             images: vec![(0..chunks as u32).collect()],
             cap_bits_per_second: 5 * GBIT,
+            floor_bits_per_second: GBIT / 20,
             line_bits_per_second: 10 * GBIT,
             streams: 1,
             groups_ahead: 2,
@@ -205,6 +208,7 @@ impl Scenario {
             source_symbols,
             images,
             cap_bits_per_second,
+            floor_bits_per_second: cap_bits_per_second / 100,
             line_bits_per_second: random.pick(&[GBIT, 10 * GBIT]),
             streams: 1,
             groups_ahead: random.between(1, 3) as usize,
@@ -241,7 +245,7 @@ impl Scenario {
     fn generous_limit_us(&self) -> u64 {
         let chunks = self.source_symbols.len() as u64;
         let alone = |receiver: &Receiver| {
-            let slowest = receiver.path_bits_per_second.min(self.cap_bits_per_second / 100);
+            let slowest = receiver.path_bits_per_second.min(self.floor_bits_per_second);
             let transfer_us = self.transfer_us() * self.cap_bits_per_second / slowest.max(1);
             receiver.start_us + 4 * (transfer_us + chunks * receiver.finish_us)
         };

@@ -26,5 +26,6 @@ mod stream;
 
 pub use action::{ChunkSymbols, Event, GROUP_CHUNKS_MAX, Group, Next, ReceiverId, ScheduleConfig, Totals};
 pub use plan::{Class, Pace, Situation, StreamPlan};
+pub use rate::RateControl;
 pub use scheduler::Scheduler;
 pub use wire::Micros;

@@ -153,6 +153,11 @@ impl Scheduler {
         if known { self.rate_per_stream() } else { 0 }
     }
 
+    /// Changes the operator's cap on the rate of all streams together: downwards at once, upwards the rate climbs as it does anyway.
+    pub fn set_rate_cap(&mut self, bits_per_second: u64) {
+        self.rate.set_cap(bits_per_second);
+    }
+
     /// The least time between two reports of a receiver that the sender can ask for now.
     pub fn report_interval_us(&self) -> u64 {
         REPORT_INTERVAL_US.max(self.roster.len() as u64 * REPORT_INTERVAL_PER_RECEIVER_US)
@@ -219,6 +224,8 @@ impl Scheduler {
             return;
         }
         self.rate.note(receiver, report);
+        // Not only when a group is due: at low rates that is rare.
+        self.rate.tick(now, self.report_interval_us());
         self.losses.note(receiver, report);
         for &range in &report.completed {
             self.roster.complete(receiver, range);
@@ -411,7 +418,7 @@ impl Scheduler {
     }
 
     fn tick(&mut self, now: Micros) {
-        self.rate.tick(now);
+        self.rate.tick(now, self.report_interval_us());
         self.review_losses(now);
         while let Some(&(until, receiver)) = self.greeting_until.front() {
             if now < until {

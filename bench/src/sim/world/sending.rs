@@ -20,7 +20,7 @@ impl World<'_> {
             source_symbols: self.scenario.source_symbols.clone(),
             streams: (0..self.lines.len() as u16).map(StreamId).collect(),
             rate_cap_bits_per_second: self.scenario.cap_bits_per_second,
-            rate_floor_bits_per_second: self.scenario.cap_bits_per_second / 100,
+            rate_floor_bits_per_second: self.scenario.floor_bits_per_second,
             frame_overhead_bytes: FRAME_OVERHEAD_BYTES,
         })
     }
