@@ -10,7 +10,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use crossbeam_channel::bounded;
 use image::Pack;
-use sender::control::{ControlConfig, ControlServer, ImageInfo, Limits, ServerIdentity, SessionInfo, StreamInfo, Traffic};
+use sender::control::{
+    ControlConfig, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Priorities, ServerIdentity, SessionInfo, Settings,
+    StreamInfo, Traffic,
+};
 use sender::engine::{Cores, Ended, Engine, EngineConfig, Stream, Tally};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
@@ -73,7 +76,12 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
     let connections_max = args.receivers + 64;
     let limits = Limits { connections_max, connections_per_address_max: connections_max as u32, ..Limits::default() };
     let (events, events_out) = bounded(EVENTS_MAX);
-    let config = ControlConfig { listen: ([127, 0, 0, 1], 0).into(), limits };
+    let config = ControlConfig {
+        listen: ([127, 0, 0, 1], 0).into(),
+        limits,
+        settings: Settings { rate_cap_bits_per_second: args.rate_bits_per_second, priorities: Priorities::default() },
+        access: OperatorAccess { token: OperatorToken::load_or_create(&args.state_dir)?, public_status: false },
+    };
     let control = ControlServer::start(config, &identity, info, Arc::new(Traffic::default()), events)?;
     let engine = Engine::start(
         EngineConfig {
@@ -86,6 +94,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
             cache_bytes: CACHE_BYTES,
             cores: Cores::new(None),
             once: Some(args.receivers),
+            priorities: Priorities::default(),
         },
         events_out,
     )?;
