@@ -313,6 +313,13 @@ impl Member {
         let connection = ReceiverId(self.connections << 32 | self.index as u64);
         self.connection = Some((connection, sender_life));
         self.tell(around, Told::Joined { receiver: connection, want }, messages);
+        let priority = self.spec(around).priority;
+        if priority != 0 {
+            // The sender knows it as soon as it knows the receiver: it comes with that, without a journey of its own.
+            let Some(joined) = messages.last() else { return };
+            let told = Told::Prioritized { receiver: connection, priority };
+            messages.push(Message { heard_ns: joined.heard_ns, sender_life, connection, told, is_last: false });
+        }
     }
 
     /// Sends something over the control connection, behind everything that was sent before.

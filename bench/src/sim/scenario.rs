@@ -85,6 +85,8 @@ pub struct Receiver {
     pub finish_us: u64,
     /// Chunks that turn out corrupt.
     pub corrupt_ppm: u32,
+    /// What the operator says of it.
+    pub priority: i16,
     /// What it does.
     pub conduct: Conduct,
     /// Times at which its control connection breaks.
@@ -158,6 +160,7 @@ impl Receiver {
             entries: 800,
             finish_us: 200,
             corrupt_ppm: 0,
+            priority: 0,
             conduct: Conduct::Honest,
             disconnects: Vec::new(),
         }
@@ -229,8 +232,20 @@ impl Scenario {
         scenario.paced_reports = random.chance_ppm(300_000);
         // Of a pack of 100 chunks the code is made to work on some 5 MB.
         scenario.carry_bytes = random.chance_ppm(100_000);
+        scenario.prioritize(&mut Random::new(seed ^ 0x9410));
         scenario.limit_us = scenario.generous_limit_us();
         scenario
+    }
+
+    /// Gives receivers priorities, in one of four scenarios. Liars, which are never done, come last: of a higher priority they would keep the others waiting.
+    fn prioritize(&mut self, random: &mut Random) {
+        if !random.chance_ppm(250_000) {
+            return;
+        }
+        for receiver in &mut self.receivers {
+            let is_liar = matches!(receiver.conduct, Conduct::Liar { .. });
+            receiver.priority = if is_liar { i16::MIN } else { random.pick(&[0, 0, 1, 10, -3]) };
+        }
     }
 
     /// Time that all chunks take on the line, once, without loss.

@@ -84,6 +84,25 @@ fn images_with_a_common_part_share_it() {
 }
 
 #[test]
+fn images_are_complete_in_the_order_of_their_priorities() {
+    // db, web and a common part of 60 chunks; one machine in three has db.
+    let mut scenario = at_one_gigabit(16, 180, 6);
+    scenario.images = vec![(0..120).collect(), (0..60).chain(120..180).collect()];
+    for (index, receiver) in scenario.receivers.iter_mut().enumerate() {
+        let is_db = index % 3 == 1;
+        // What is db's stands behind what is web's in the pack.
+        (receiver.image, receiver.priority, receiver.loss_ppm) = if is_db { (1, 10, 10_000) } else { (0, 0, 10_000) };
+    }
+    let outcome = run(&scenario);
+    let complete = |db: bool| (0..6).filter(move |index| (index % 3 == 1) == db).map(|index| outcome.complete_us[index].expect("complete"));
+    let (db_us, web_us) = (complete(true).max(), complete(false).min());
+    assert!(db_us < web_us, "{outcome:?}");
+    // What is sent to others while db's repair is on its way may delay it by little.
+    assert!(transfers(&scenario, &outcome, 1) < 0.8 && transfers(&scenario, &outcome, 0) < 1.1, "{outcome:?}");
+    assert!(ratio(&outcome) < 1.05, "{}", ratio(&outcome));
+}
+
+#[test]
 fn a_late_joiner_gets_what_it_missed_and_holds_nobody_up() {
     let mut scenario = at_one_gigabit(7, 400, 2);
     scenario.receivers[1].start_us = scenario.transfer_us() / 2;

@@ -43,6 +43,14 @@ pub enum Event {
         /// What it says.
         report: Report,
     },
+    /// What a listed receiver wants is of this priority from now on; 0 when it was never said since it joined. Chunks of a higher priority go before those of a
+    /// lower one. At most 16 priorities are told apart at a time; what comes beyond is served with the nearest.
+    Prioritized {
+        /// Whose.
+        receiver: ReceiverId,
+        /// Higher goes first.
+        priority: i16,
+    },
     /// A receiver is off the list: complete, failed or gone. Its demand goes with it.
     Left {
         /// Who.

@@ -15,10 +15,11 @@ const PACKETS_MIN: i64 = 1_000;
 const PACKETS_KEPT: i64 = 100_000;
 /// Receivers from which on there is a rest to be far above.
 const RECEIVERS_MIN: usize = 8;
-/// Stragglers are at most one in this many.
+/// At most one in this many becomes a straggler.
 const STRAGGLER_SHARE: usize = 8;
 /// A straggler's loss is more than twice what seven of eight receivers stay below, and a percent; to be one no longer it must be below three
-/// quarters of that.
+/// quarters of what that is for the others alone: they are done first, and stragglers must not come into line because only they and the last
+/// few of the others are left.
 const STRAGGLER_FACTOR: f64 = 2.0;
 const STRAGGLER_MARGIN: f64 = 0.01;
 const STRAGGLER_END: f64 = 0.75;
@@ -112,10 +113,11 @@ impl LossBook {
         let Some(&reference) = count.checked_sub(1 + count / STRAGGLER_SHARE).and_then(|index| losses.get(index)) else {
             return Some(review);
         };
-        let limit = reference * STRAGGLER_FACTOR + STRAGGLER_MARGIN;
+        let limit = limit_above(reference);
+        let end = self.limit_of_the_rest().map_or(f64::INFINITY, |limit| limit * STRAGGLER_END);
         for (&receiver, history) in self.receivers.iter_mut().filter(|(_, history)| history.sent >= PACKETS_MIN) {
-            let limit = if history.straggler { limit * STRAGGLER_END } else { limit };
-            let straggler = count >= RECEIVERS_MIN && history.loss() > limit;
+            let loss = history.loss();
+            let straggler = if history.straggler { loss > end } else { count >= RECEIVERS_MIN && loss > limit };
             if straggler != history.straggler {
                 history.straggler = straggler;
                 review.changes.push((receiver, straggler));
@@ -127,6 +129,20 @@ impl LossBook {
         }
         Some(review)
     }
+
+    /// The limit by those who are not stragglers; `None` when there are none.
+    fn limit_of_the_rest(&self) -> Option<f64> {
+        let rest = |history: &&History| history.sent >= PACKETS_MIN && !history.straggler;
+        let mut losses: Vec<f64> = self.receivers.values().filter(rest).map(History::loss).collect();
+        losses.sort_unstable_by(f64::total_cmp);
+        let index = losses.len().checked_sub(1 + losses.len() / STRAGGLER_SHARE)?;
+        losses.get(index).map(|&reference| limit_above(reference))
+    }
+}
+
+/// The loss from which on a receiver is far above the rest, of which seven of eight stay below `reference`.
+fn limit_above(reference: f64) -> f64 {
+    reference * STRAGGLER_FACTOR + STRAGGLER_MARGIN
 }
 
 #[cfg(test)]
@@ -153,6 +169,17 @@ mod tests {
         assert!(reviewed(&mut book, 2).changes.is_empty());
         (0..20).for_each(|_| book.note(ReceiverId(7), &report(10_000, 100, 0)));
         assert_eq!(reviewed(&mut book, 3).changes, [(ReceiverId(7), false)]);
+    }
+
+    #[test]
+    fn a_straggler_remains_one_while_any_of_the_others_is_left() {
+        let mut book = LossBook::default();
+        (0..20).for_each(|receiver| book.note(ReceiverId(receiver), &report(10_000, if receiver < 2 { 500 } else { 100 }, 0)));
+        assert_eq!(reviewed(&mut book, 1).changes.len(), 2);
+        (3..20).for_each(|receiver| book.forget(ReceiverId(receiver)));
+        assert!(reviewed(&mut book, 2).changes.is_empty(), "one of the others is not done");
+        book.forget(ReceiverId(2));
+        assert_eq!(reviewed(&mut book, 3).changes, [(ReceiverId(0), false), (ReceiverId(1), false)]);
     }
 
     #[test]

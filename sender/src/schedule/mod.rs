@@ -9,6 +9,7 @@
 //! * `roster`: the receivers, what each wants and lacks, who is attending; and per chunk the demand that they make.
 //! * `stream`: positions, groups in flight, idle syncs.
 //! * `needs`, `chunk_set`: the sums and sets that they work on.
+//! * `priority`: how many receivers of each priority want a chunk.
 //! * `plan`: which streams there should be, by what receivers can restore.
 //! * `rate`: how fast.
 //! * `loss`, `proactive`: what the losses are like, and how much is sent against them before anybody asks.
@@ -18,6 +19,7 @@ mod chunk_set;
 mod loss;
 mod needs;
 mod plan;
+mod priority;
 mod proactive;
 mod rate;
 mod roster;

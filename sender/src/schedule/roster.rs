@@ -1,11 +1,12 @@
 //! The receivers, what each of them wants and lacks, and the demand for each chunk that follows from it.
 //!
-//! Invariant: a chunk's demand is the number of receivers that want it and are not absent, and its needs are the sum of what those
+//! Invariant: a chunk's demand is the number of receivers that want it and are not absent (counted in `priority`), and its needs are the sum of what those
 //! receivers said that they lack. Everything that changes a receiver changes these sums in step, so that nothing ever has to be counted anew.
 
 use super::ReceiverId;
 use super::chunk_set::ChunkSet;
 use super::needs::{ChunkNeeds, Need};
+use super::priority::Priorities;
 use std::collections::BTreeMap;
 use wire::ChunkId;
 use wire::report::{ChunkRange, Deficit};
@@ -42,12 +43,12 @@ struct Member {
     statements: BTreeMap<ChunkId, Statement>,
     attendance: Attendance,
     straggler: bool,
+    priority: i16,
 }
 
 #[derive(Debug)]
 struct Demand {
     source_symbols: u16,
-    receivers: u32,
     /// Counts how often it was sent. What was said of it before no longer holds: more is on its way.
     sending: u32,
     /// What receivers lack that have passed its last symbol; of stragglers apart. Only while there are such receivers: most chunks
@@ -78,14 +79,20 @@ impl Demand {
 pub(super) struct Roster {
     members: BTreeMap<ReceiverId, Member>,
     chunks: Vec<Demand>,
+    priorities: Priorities,
     /// Members that want at least one chunk, absent ones included.
     wanting: usize,
 }
 
 impl Roster {
     pub(super) fn new(source_symbols: &[u16]) -> Roster {
-        let demand = |&source_symbols: &u16| Demand { source_symbols, receivers: 0, sending: 1, needs: [None, None] };
-        Roster { members: BTreeMap::new(), chunks: source_symbols.iter().map(demand).collect(), wanting: 0 }
+        let demand = |&source_symbols: &u16| Demand { source_symbols, sending: 1, needs: [None, None] };
+        Roster {
+            members: BTreeMap::new(),
+            chunks: source_symbols.iter().map(demand).collect(),
+            priorities: Priorities::new(source_symbols.len()),
+            wanting: 0,
+        }
     }
 
     /// Receivers that are listed.
@@ -100,7 +107,12 @@ impl Roster {
 
     /// How many receivers want `chunk`, absent ones not counted.
     pub(super) fn demand(&self, chunk: ChunkId) -> u32 {
-        self.chunks[chunk.index()].receivers
+        self.priorities.demand(chunk)
+    }
+
+    /// What is known of priorities.
+    pub(super) fn priorities(&self) -> &Priorities {
+        &self.priorities
     }
 
     /// What `receiver` wants, or `None` when it is not listed.
@@ -112,17 +124,17 @@ impl Roster {
         self.members.get(&receiver).map(|member| &member.attendance)
     }
 
-    /// Lists `receiver`, which must not be listed.
+    /// Lists `receiver`, which must not be listed, with priority 0.
     pub(super) fn join(&mut self, receiver: ReceiverId, ranges: &[ChunkRange]) {
         let mut want = ChunkSet::new(self.chunks.len() as u32);
         for &range in ranges {
             want.insert_range(range);
         }
-        for chunk in want.iter() {
-            self.chunks[chunk.index()].receivers += 1;
-        }
+        let priority = self.priorities.enter(0);
+        want.iter().for_each(|chunk| self.priorities.add(priority, chunk));
         self.wanting += usize::from(!want.is_empty());
-        self.members.insert(receiver, Member { want, statements: BTreeMap::new(), attendance: Attendance::Greeting, straggler: false });
+        let (statements, attendance) = (BTreeMap::new(), Attendance::Greeting);
+        self.members.insert(receiver, Member { want, statements, attendance, straggler: false, priority });
     }
 
     /// Takes `receiver` off the list with all its demand.
@@ -130,6 +142,21 @@ impl Roster {
         self.set_attendance(receiver, Attendance::Absent);
         if let Some(member) = self.members.remove(&receiver) {
             self.wanting -= usize::from(!member.want.is_empty());
+            self.priorities.exit(member.priority);
+        }
+    }
+
+    /// What `receiver` wants is of `priority` from now on.
+    pub(super) fn set_priority(&mut self, receiver: ReceiverId, priority: i16) {
+        let Some(member) = self.members.get_mut(&receiver).filter(|member| member.priority != priority) else { return };
+        let counted = member.attendance != Attendance::Absent;
+        if counted {
+            member.want.iter().for_each(|chunk| self.priorities.remove(member.priority, chunk));
+        }
+        self.priorities.exit(member.priority);
+        member.priority = self.priorities.enter(priority);
+        if counted {
+            member.want.iter().for_each(|chunk| self.priorities.add(member.priority, chunk));
         }
     }
 
@@ -142,8 +169,7 @@ impl Roster {
             return;
         }
         for chunk in member.want.iter() {
-            let receivers = &mut self.chunks[chunk.index()].receivers;
-            *receivers = if is_absent { *receivers - 1 } else { *receivers + 1 };
+            if is_absent { self.priorities.remove(member.priority, chunk) } else { self.priorities.add(member.priority, chunk) }
         }
         if is_absent {
             for (chunk, statement) in &mut member.statements {
@@ -182,8 +208,10 @@ impl Roster {
         let counted = member.attendance != Attendance::Absent;
         let removed = member.want.remove_range(range);
         for chunk in &removed {
+            if counted {
+                self.priorities.remove(member.priority, *chunk);
+            }
             let demand = &mut self.chunks[chunk.index()];
-            demand.receivers -= u32::from(counted);
             if let Some(statement) = member.statements.remove(chunk).filter(|statement| demand.counts(statement)) {
                 demand.remove_need(member.straggler, &statement.need);
             }
@@ -239,17 +267,26 @@ impl Roster {
         self.chunks[chunk.index()].needs[1].as_deref()
     }
 
+    /// Whether somebody who is no straggler lacks some of `chunk` or may do so: it has not said.
+    pub(super) fn is_lacking_beside_stragglers(&self, chunk: ChunkId) -> bool {
+        let needs = &self.chunks[chunk.index()].needs;
+        let reporters: u32 = needs.iter().flatten().map(|needs| needs.reporters()).sum();
+        needs[0].as_ref().is_some_and(|needs| needs.needy() > 0) || reporters < self.demand(chunk)
+    }
+
     /// Counts everything anew and compares, for tests.
     ///
     /// # Errors
     /// Says which sum is wrong.
     pub(super) fn check(&self) -> Result<(), String> {
-        let mut receivers = vec![0; self.chunks.len()];
+        let mut receivers: BTreeMap<i16, (usize, Vec<u32>)> = BTreeMap::new();
         let mut reporters = vec![[0; 2]; self.chunks.len()];
         for (id, member) in &self.members {
             if let Some(chunk) = member.statements.keys().find(|&&chunk| !member.want.contains(chunk)) {
                 return Err(format!("receiver {} lacks chunk {chunk} that it does not want", id.0));
             }
+            let (members, receivers) = receivers.entry(member.priority).or_insert_with(|| (0, vec![0; self.chunks.len()]));
+            *members += 1;
             if member.attendance == Attendance::Absent {
                 continue;
             }
@@ -258,10 +295,12 @@ impl Roster {
             let straggler = usize::from(member.straggler);
             member.statements.iter().filter(counted).for_each(|(chunk, _)| reporters[chunk.index()][straggler] += 1);
         }
+        let counted: Vec<_> =
+            receivers.iter().rev().map(|(&priority, (members, receivers))| (priority, *members, &receivers[..])).collect();
+        if !self.priorities.counts().eq(counted) {
+            return Err("demand by priority is not what receivers want".into());
+        }
         for (chunk, demand) in self.chunks.iter().enumerate() {
-            if demand.receivers != receivers[chunk] {
-                return Err(format!("chunk {chunk}: demand {} where {} receivers want it", demand.receivers, receivers[chunk]));
-            }
             if demand.needs.each_ref().map(|needs| needs.as_ref().map_or(0, |needs| needs.reporters())) != reporters[chunk] {
                 return Err(format!("chunk {chunk}: needs are counted wrongly"));
             }
@@ -290,7 +329,7 @@ mod tests {
 
     fn demands(roster: &Roster) -> Vec<u32> {
         roster.check().unwrap();
-        roster.chunks.iter().map(|demand| demand.receivers).collect()
+        (0..roster.chunks.len() as u32).map(|chunk| roster.demand(ChunkId(chunk))).collect()
     }
 
     fn roster() -> Roster {

@@ -1,6 +1,8 @@
-//! The scheduler itself: what reports and time make of each chunk. How that becomes groups is in `compose`.
+//! The scheduler itself: what reports and time make of each chunk. How that becomes groups is in `compose`, what waits
+//! for that in `queue`.
 
 mod compose;
+mod queue;
 
 use super::loss::LossBook;
 use super::needs::ChunkNeeds;
@@ -9,6 +11,7 @@ use super::rate::RateControl;
 use super::roster::{Attendance, Roster};
 use super::stream::{InFlight, Stream};
 use super::{Event, Next, ReceiverId, ScheduleConfig, Totals, chunk_set::ChunkSet};
+use queue::Queues;
 use std::collections::VecDeque;
 use wire::report::{ChunkRange, Report};
 use wire::{ChunkId, Micros, StreamId};
@@ -51,7 +54,7 @@ struct Sent {
 struct Progress {
     sent: Option<Sent>,
     flight: Flight,
-    /// It is in `repairs`.
+    /// It waits for repair in one of the queues.
     queued: bool,
     /// Next symbol to send beyond a whole pass over the source symbols: from K on, then round K + R.
     cursor: u16,
@@ -67,18 +70,7 @@ pub struct Scheduler {
     rate: RateControl,
     losses: LossBook,
     proactive: Proactive,
-    /// Chunks that somebody needs whole: never sent, or lost altogether. Served in ascending order, round and round.
-    whole: ChunkSet,
-    carousel: u32,
-    /// Chunks that somebody has in part, in the order in which that became known.
-    repairs: VecDeque<ChunkId>,
-    /// Chunks that only stragglers lack, in part or whole: served when there is nothing else, and a hundredth of the time besides.
-    later: ChunkSet,
-    later_next: u32,
-    /// Packets sent to others that stragglers' hundredth comes from.
-    later_credit_packets: u64,
-    /// Symbols by which repairs have had more than half of the stream while whole chunks waited.
-    repairs_ahead_symbols: u64,
+    queues: Queues,
     /// Greeting receivers, by when they will have been silent for too long.
     greeting_until: VecDeque<(Micros, ReceiverId)>,
     /// Greeting receivers for whom that is not set yet, since nothing was sent that they could answer.
@@ -103,13 +95,7 @@ impl Scheduler {
             rate: RateControl::new(config.rate_cap_bits_per_second, config.rate_floor_bits_per_second),
             losses: LossBook::default(),
             proactive: Proactive::default(),
-            whole: ChunkSet::new(config.parameters.chunk_count),
-            carousel: 0,
-            later: ChunkSet::new(config.parameters.chunk_count),
-            later_next: 0,
-            later_credit_packets: 0,
-            repairs: VecDeque::new(),
-            repairs_ahead_symbols: 0,
+            queues: Queues::new(config.parameters.chunk_count),
             greeting_until: VecDeque::new(),
             greeting_new: Vec::new(),
             report_lag_us: REPORT_LAG_START_US,
@@ -123,6 +109,10 @@ impl Scheduler {
         match event {
             Event::Joined { receiver, want } => self.join(now, receiver, &want),
             Event::Reported { receiver, report } => self.report(now, receiver, &report),
+            Event::Prioritized { receiver, priority } => {
+                self.roster.set_priority(receiver, priority);
+                self.sort_queues();
+            }
             Event::Left { receiver } => self.leave(receiver),
         }
     }
@@ -180,11 +170,19 @@ impl Scheduler {
     pub fn check(&self) -> Result<(), String> {
         self.roster.check()?;
         let queued = self.progress.iter().filter(|progress| progress.queued).count();
-        if queued != self.repairs.len() {
-            return Err(format!("{queued} chunks are marked as queued for repair and {} are", self.repairs.len()));
+        let repairs: usize = self.queues.iter().map(|queue| queue.repairs.len()).sum();
+        if queued != repairs {
+            return Err(format!("{queued} chunks are marked as queued for repair and {repairs} are"));
+        }
+        for queue in self.queues.iter() {
+            let above = |chunk: &ChunkId| self.roster.priorities().of_chunk(*chunk).is_some_and(|priority| priority > queue.priority);
+            if let Some(chunk) = queue.whole.iter().chain(queue.later.iter()).chain(queue.repairs.iter().copied()).find(above) {
+                return Err(format!("chunk {chunk} waits among those of priority {}, below its own", queue.priority));
+            }
         }
         let never_sent = |chunk: &u32| self.progress[*chunk as usize].sent.is_none() && self.roster.demand(ChunkId(*chunk)) > 0;
-        match (0..self.progress.len() as u32).filter(never_sent).find(|&chunk| !self.whole.contains(ChunkId(chunk))) {
+        let waits = |chunk: ChunkId| self.queues.iter().any(|queue| queue.whole.contains(chunk));
+        match (0..self.progress.len() as u32).filter(never_sent).find(|&chunk| !waits(ChunkId(chunk))) {
             Some(chunk) => Err(format!("chunk {chunk} is in demand, was never sent and will not be")),
             None => Ok(()),
         }
@@ -199,6 +197,7 @@ impl Scheduler {
     fn join(&mut self, now: Micros, receiver: ReceiverId, want: &[ChunkRange]) {
         self.leave(receiver);
         self.roster.join(receiver, want);
+        self.sort_queues();
         self.greeting_new.push(receiver);
         self.queue_never_sent(receiver);
         // It can say nothing before it has heard one.
@@ -265,7 +264,7 @@ impl Scheduler {
             let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) else { continue };
             if let Some(position) = stream.position_of(sequence) {
                 if let Some(before) = stream.listen(receiver, position) {
-                    passed.extend(stream.groups_between(before, position).flat_map(|group| group.chunks.iter().copied()));
+                    passed.extend(stream.groups_between(before, position).flat_map(|group| group.cargo.chunks.iter().copied()));
                 }
                 heard = true;
             }
@@ -277,6 +276,7 @@ impl Scheduler {
         self.greeting_new.retain(|&greeting| greeting != receiver);
         let catch_up = self.streams.iter().map(|stream| stream.symbols_end).collect();
         self.roster.set_attendance(receiver, Attendance::Listening { catch_up: Some(catch_up) });
+        self.sort_queues();
         self.queue_never_sent(receiver);
         passed
     }
@@ -319,9 +319,23 @@ impl Scheduler {
 
     fn queue_never_sent(&mut self, receiver: ReceiverId) {
         for chunk in self.wanted_by(receiver) {
-            if self.progress[chunk.index()].sent.is_none() {
-                self.whole.insert(chunk);
+            if let Some(priority) = self.priority(chunk).filter(|_| self.progress[chunk.index()].sent.is_none()) {
+                self.queues.push_whole(priority, chunk);
             }
+        }
+    }
+
+    /// The highest priority of those who want `chunk`; `None` when nobody does.
+    fn priority(&self, chunk: ChunkId) -> Option<i16> {
+        self.roster.priorities().of_chunk(chunk)
+    }
+
+    /// Priorities of chunks may have risen: what waits below a priority that is in use is looked at.
+    fn sort_queues(&mut self) {
+        let Scheduler { queues, roster, .. } = self;
+        let highest = roster.priorities().highest();
+        if queues.iter().any(|queue| highest > Some(queue.priority)) {
+            queues.sort(|chunk| roster.priorities().of_chunk(chunk));
         }
     }
 
@@ -341,7 +355,7 @@ impl Scheduler {
             if !was_overdue {
                 self.learn(&group);
             }
-            for &chunk in &group.chunks {
+            for &chunk in &group.cargo.chunks {
                 if self.is_in(chunk, stream, group.first, group.sync) {
                     self.progress[chunk.index()].flight = Flight::Landed;
                     self.judge(chunk);
@@ -352,13 +366,13 @@ impl Scheduler {
 
     /// Learns from a group of whole chunks how much repair should have gone with it.
     fn learn(&mut self, group: &InFlight) {
-        let Some(version) = group.proactive else { return };
+        let Some(version) = group.cargo.proactive else { return };
         let deficit = |&chunk: &ChunkId| {
             let source_symbols = self.config.source_symbols[chunk.index()];
             // Who lacks more than R joined in the middle or has no memory: that is not loss.
             self.roster.needs(chunk).map_or(0, |needs| needs.max_up_to(wire::erasure::repair_symbols(source_symbols)))
         };
-        let deficits = group.chunks.iter().map(deficit).collect();
+        let deficits = group.cargo.chunks.iter().map(deficit).collect();
         self.proactive.landed(Landed { version, deficits, listeners: self.listeners() });
     }
 
@@ -373,21 +387,19 @@ impl Scheduler {
 
     /// Queues `chunk` as what is known of it asks for.
     fn judge(&mut self, chunk: ChunkId) {
-        if self.roster.demand(chunk) == 0 {
-            return;
-        }
+        let Some(priority) = self.priority(chunk) else { return };
         let needs = self.roster.needs(chunk);
         let (partial, whole) = (needs.is_some_and(|needs| needs.partial_max() > 0), needs.is_some_and(ChunkNeeds::any_whole));
         if self.roster.stragglers_needs(chunk).is_some_and(|needs| needs.needy() > 0) {
-            self.later.insert(chunk);
+            self.queues.push_later(priority, chunk);
         }
         if whole {
-            self.whole.insert(chunk);
+            self.queues.push_whole(priority, chunk);
         }
         let progress = &mut self.progress[chunk.index()];
         if partial && !progress.queued {
             progress.queued = true;
-            self.repairs.push_back(chunk);
+            self.queues.push_repair(priority, chunk);
         }
     }
 
@@ -456,7 +468,7 @@ impl Scheduler {
             let group = group.clone();
             line.overdue += 1;
             self.learn(&group);
-            for chunk in group.chunks {
+            for chunk in group.cargo.chunks {
                 if self.is_in(chunk, stream, group.first, group.sync) {
                     self.progress[chunk.index()].flight = Flight::Overdue;
                     self.judge(chunk);

@@ -22,10 +22,19 @@ pub(super) struct InFlight {
     pub(super) sync: u64,
     /// When, at the rate of the stream, its sync has left.
     pub(super) on_wire_at: Micros,
+    /// What it carries.
+    pub(super) cargo: Cargo,
+}
+
+/// What a group carries.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cargo {
     /// Its chunks.
     pub(super) chunks: Vec<ChunkId>,
     /// Which of the amounts of proactive repair went out with its chunks; `None` when it repairs.
     pub(super) proactive: Option<u32>,
+    /// The priority of its chunks when more than stragglers may lack something of them.
+    pub(super) urgent: Option<i16>,
 }
 
 /// See the module's text.
@@ -82,11 +91,11 @@ impl Stream {
     }
 
     /// Hands out a group of `packets` packets and its sync that take `line_us` to send.
-    pub(super) fn send_group(&mut self, now: Micros, line_us: u64, packets: u32, chunks: Vec<ChunkId>, proactive: Option<u32>) {
+    pub(super) fn send_group(&mut self, now: Micros, line_us: u64, packets: u32, cargo: Cargo) {
         let first = self.next;
         let sync = first + u64::from(packets);
         self.busy_until = self.busy_until.max(now).after(line_us);
-        self.in_flight.push_back(InFlight { first, sync, on_wire_at: self.busy_until, chunks, proactive });
+        self.in_flight.push_back(InFlight { first, sync, on_wire_at: self.busy_until, cargo });
         self.symbols_end = sync;
         self.next = sync + 1;
         self.sync_interval_us = IDLE_SYNC_FIRST_US;
@@ -141,6 +150,13 @@ impl Stream {
         self.in_flight.range(from..).take_while(move |group| group.sync <= position)
     }
 
+    /// Whether a group of `priority` or more is on its way, and not overdue, of which more than stragglers may lack something.
+    pub(super) fn has_urgent(&self, priority: i16) -> bool {
+        self.in_flight
+            .range(self.overdue.min(self.in_flight.len())..)
+            .any(|group| group.cargo.urgent.is_some_and(|urgent| urgent >= priority))
+    }
+
     /// Those who listen.
     pub(super) fn listener_count(&self) -> usize {
         self.listeners.len()
@@ -176,11 +192,15 @@ mod tests {
 
     const NOW: Micros = Micros(1_000);
 
+    fn cargo(chunks: &[ChunkId]) -> Cargo {
+        Cargo { chunks: chunks.to_vec(), ..Cargo::default() }
+    }
+
     #[test]
     fn a_position_that_was_never_sent_is_refused() {
         let mut stream = Stream::new(StreamId(0));
         assert_eq!(stream.position_of(Sequence(0)), None);
-        stream.send_group(NOW, 10, 5, vec![], None);
+        stream.send_group(NOW, 10, 5, cargo(&[]));
         assert_eq!(stream.position_of(Sequence(5)), Some(5));
         assert_eq!(stream.position_of(Sequence(6)), None);
         assert_eq!(stream.position_of(Sequence(u32::MAX)), None, "before the first");
@@ -201,20 +221,20 @@ mod tests {
         let mut stream = Stream::new(StreamId(0));
         stream.listen(ReceiverId(1), 0);
         stream.listen(ReceiverId(2), 0);
-        stream.send_group(NOW, 10, 5, vec![ChunkId(3)], None);
+        stream.send_group(NOW, 10, 5, cargo(&[ChunkId(3)]));
         stream.listen(ReceiverId(1), 5);
         assert!(stream.take_passed().is_none());
         assert_eq!(stream.behind(4).collect::<Vec<_>>(), [ReceiverId(2)]);
         stream.listen(ReceiverId(1), 2);
         assert_eq!(stream.passed(ReceiverId(1)), Some(5), "never back");
         stream.unlisten(ReceiverId(2));
-        assert_eq!(stream.take_passed().map(|group| group.chunks), Some(vec![ChunkId(3)]));
+        assert_eq!(stream.take_passed().map(|group| group.cargo.chunks), Some(vec![ChunkId(3)]));
     }
 
     #[test]
     fn idle_syncs_come_quickly_at_first_then_every_20_ms() {
         let mut stream = Stream::new(StreamId(0));
-        stream.send_group(Micros(0), 100, 5, vec![], None);
+        stream.send_group(Micros(0), 100, 5, cargo(&[]));
         let mut intervals = Vec::new();
         let mut before = Micros(100);
         for _ in 0..5 {
@@ -230,8 +250,8 @@ mod tests {
     #[test]
     fn groups_handed_out_ahead_queue_up_on_the_line() {
         let mut stream = Stream::new(StreamId(0));
-        stream.send_group(NOW, 500, 5, vec![], None);
-        stream.send_group(NOW, 500, 5, vec![], None);
+        stream.send_group(NOW, 500, 5, cargo(&[]));
+        stream.send_group(NOW, 500, 5, cargo(&[]));
         let on_wire: Vec<_> = stream.in_flight.iter().map(|group| group.on_wire_at.0).collect();
         assert_eq!(on_wire, [1_500, 2_000]);
     }

@@ -190,6 +190,7 @@ impl World<'_> {
                     check_report(report)?;
                 }
             }
+            Told::Prioritized { .. } => {}
             Told::Left { .. } => {
                 if self.listed.remove(&connection).is_none() {
                     return Ok(());

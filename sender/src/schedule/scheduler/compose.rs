@@ -1,7 +1,9 @@
 //! What is sent: from queued chunks to the symbols of a group.
 
+use super::queue::Queue;
 use super::{Flight, Scheduler, Sent};
 use crate::schedule::needs::ChunkNeeds;
+use crate::schedule::stream::Cargo;
 use crate::schedule::{ChunkSymbols, GROUP_CHUNKS_MAX, Group};
 use wire::erasure::repair_symbols;
 use wire::{ChunkId, Micros, SymbolIndex};
@@ -13,6 +15,9 @@ const INTERLEAVE_LONG_RUNS: usize = GROUP_CHUNKS_MAX;
 /// A group is made of fewer chunks when these would take longer than this on the line, so that at 100 Mbit/s the sync, and with it the
 /// repair, does not come 350 ms after the data.
 const GROUP_LINE_US: u64 = 100_000;
+/// … than this while chunks of a higher priority are on their way, which may have to be repaired: what is sent meanwhile makes that wait no longer than
+/// a report does.
+const FILLING_GROUP_LINE_US: u64 = 10_000;
 /// … but of no fewer than this.
 const INTERLEAVE_MIN: usize = 4;
 /// One packet in this many is stragglers', as long as others want something: it slows these by a hundredth at most.
@@ -27,53 +32,77 @@ enum Purpose {
 }
 
 impl Scheduler {
-    /// Repairs before whole chunks, because receivers hold memory for them; but of both, neither gets less than half. Stragglers
-    /// come last.
+    /// The queues in sequence of their priorities: a lower one gets what the higher ones have no use for at the moment.
     pub(super) fn next_group(&mut self, now: Micros, stream: usize) -> Option<Group> {
-        let chunk_symbols = u64::from(self.config.parameters.source_symbols_max());
-        let whole_first = !self.whole.is_empty() && self.repairs_ahead_symbols > chunk_symbols * INTERLEAVE_MAX as u64;
+        let roster = &self.roster;
+        self.queues.retain(|priority| roster.priorities().is_in_use(priority));
+        // What has fallen in priority moves to a lower queue, which comes later.
+        let mut index = 0;
+        while self.queues.at(index).is_some() {
+            if let Some(group) = self.next_group_of(now, stream, index) {
+                return Some(group);
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// Repairs before whole chunks, because receivers hold memory for them; but of both, neither gets less than half. Stragglers
+    /// come last, when nothing is on its way that may have to be repaired for others: these would have to wait for what stragglers get.
+    fn next_group_of(&mut self, now: Micros, stream: usize, index: usize) -> Option<Group> {
+        let turn_symbols = u64::from(self.config.parameters.source_symbols_max()) * INTERLEAVE_MAX as u64;
+        let queue = self.queues.at(index)?;
+        let priority = queue.priority;
+        let whole_first = !queue.whole.is_empty() && queue.repairs_ahead_symbols > turn_symbols;
+        let stragglers_turn = queue.later_credit_packets > turn_symbols * LATER_SHARE;
         let mut order =
             if whole_first { [Purpose::Whole, Purpose::Repair, Purpose::Later] } else { [Purpose::Repair, Purpose::Whole, Purpose::Later] };
-        if self.later_credit_packets > chunk_symbols * INTERLEAVE_MAX as u64 * LATER_SHARE {
+        if stragglers_turn {
             order.rotate_right(1);
         }
-        let (purpose, chunks) = order.into_iter().map(|purpose| (purpose, self.take(purpose))).find(|(_, chunks)| !chunks.is_empty())?;
-        let group = self.send(now, stream, chunks, purpose);
+        let held = !stragglers_turn && !queue.later.is_empty() && self.streams.iter().any(|stream| stream.has_urgent(priority));
+        let admitted = order.into_iter().filter(|&purpose| purpose != Purpose::Later || !held);
+        let mut taken = admitted.map(|purpose| (purpose, self.take(index, purpose)));
+        let (purpose, chunks) = taken.find(|(_, chunks)| !chunks.is_empty())?;
+        let group = self.send(now, stream, chunks, purpose, priority);
         let packets = u64::from(group.packet_count());
-        self.repairs_ahead_symbols = match purpose {
-            Purpose::Repair if !self.whole.is_empty() => self.repairs_ahead_symbols + packets,
+        let queue = self.queues.at(index)?;
+        queue.repairs_ahead_symbols = match purpose {
+            Purpose::Repair if !queue.whole.is_empty() => queue.repairs_ahead_symbols + packets,
             Purpose::Repair => 0,
-            Purpose::Whole | Purpose::Later => self.repairs_ahead_symbols.saturating_sub(packets),
+            Purpose::Whole | Purpose::Later => queue.repairs_ahead_symbols.saturating_sub(packets),
         };
-        self.later_credit_packets = match purpose {
-            Purpose::Later => self.later_credit_packets.saturating_sub(packets * LATER_SHARE),
-            _ if self.later.is_empty() => 0,
-            _ => self.later_credit_packets + packets,
+        queue.later_credit_packets = match purpose {
+            Purpose::Later => queue.later_credit_packets.saturating_sub(packets * LATER_SHARE),
+            _ if queue.later.is_empty() => 0,
+            _ => queue.later_credit_packets + packets,
         };
         Some(group)
     }
 
-    fn take(&mut self, purpose: Purpose) -> Vec<ChunkSymbols> {
+    fn take(&mut self, index: usize, purpose: Purpose) -> Vec<ChunkSymbols> {
+        let Some(queue) = self.queues.at(index) else { return Vec::new() };
+        let priority = queue.priority;
         match purpose {
-            Purpose::Repair => self.repair_chunks(),
-            Purpose::Whole => self.whole_chunks(),
-            Purpose::Later => self.later_chunks(),
+            Purpose::Repair => self.repair_chunks(index, priority),
+            Purpose::Whole => self.whole_chunks(index, priority),
+            Purpose::Later => self.later_chunks(index, priority),
         }
     }
 
     /// Takes chunks that stragglers lack, round and round, with what these lack.
-    fn later_chunks(&mut self) -> Vec<ChunkSymbols> {
+    fn later_chunks(&mut self, index: usize, priority: i16) -> Vec<ChunkSymbols> {
         let mut chunks = Vec::new();
-        let interleave = self.interleave();
+        let interleave = self.interleave(priority);
         while chunks.len() < interleave {
-            let Some(chunk) = self.later.next_from(self.later_next).or_else(|| self.later.next_from(0)) else { break };
-            self.later_next = chunk.0.saturating_add(1);
-            self.later.remove(chunk);
-            if self.progress[chunk.index()].flight == Flight::Waiting || self.roster.demand(chunk) == 0 {
-                continue;
-            }
+            let Some(chunk) = self.queues.at(index).and_then(Queue::take_later) else { break };
+            let Some(now) = self.priority(chunk).filter(|_| self.progress[chunk.index()].flight != Flight::Waiting) else { continue };
             let Some(needs) = self.roster.stragglers_needs(chunk).filter(|needs| needs.needy() > 0) else { continue };
             let k = self.config.source_symbols[chunk.index()];
+            if now < priority {
+                self.queues.push_later(now, chunk);
+                continue;
+            }
             let symbols = if needs.any_whole() { (0..k).map(SymbolIndex).collect() } else { self.symbols_for(chunk, true) };
             chunks.push(self.chunk_symbols(chunk, symbols));
         }
@@ -81,26 +110,27 @@ impl Scheduler {
     }
 
     /// Takes chunks that are to be repaired off the queue, with the symbols that serve all who are known to need some.
-    fn repair_chunks(&mut self) -> Vec<ChunkSymbols> {
+    fn repair_chunks(&mut self, index: usize, priority: i16) -> Vec<ChunkSymbols> {
         let mut chunks = Vec::new();
         let interleave = if self.losses.has_long_runs() { INTERLEAVE_LONG_RUNS } else { INTERLEAVE_MAX };
         while chunks.len() < interleave {
-            let Some(chunk) = self.repairs.pop_front() else { break };
+            let Some(chunk) = self.queues.at(index).and_then(|queue| queue.repairs.pop_front()) else { break };
+            let now = self.priority(chunk);
+            if let Some(now) = now.filter(|&now| now < priority) {
+                self.queues.push_repair(now, chunk);
+                continue;
+            }
             self.progress[chunk.index()].queued = false;
-            let symbols = self.repair_of(chunk);
+            if now.is_none() || self.progress[chunk.index()].flight == Flight::Waiting {
+                continue;
+            }
+            // The fewest that give every receiver that is known to have a part what it needs.
+            let symbols = self.symbols_for(chunk, false);
             if !symbols.is_empty() {
                 chunks.push(self.chunk_symbols(chunk, symbols));
             }
         }
         chunks
-    }
-
-    /// The fewest symbols that give every receiver of `chunk` that is known to have a part what it needs.
-    fn repair_of(&mut self, chunk: ChunkId) -> Vec<SymbolIndex> {
-        if self.roster.demand(chunk) == 0 || self.progress[chunk.index()].flight == Flight::Waiting {
-            return Vec::new();
-        }
-        self.symbols_for(chunk, false)
     }
 
     fn symbols_for(&mut self, chunk: ChunkId, stragglers: bool) -> Vec<SymbolIndex> {
@@ -130,16 +160,19 @@ impl Scheduler {
     }
 
     /// Takes the next chunks that somebody needs whole off the carousel.
-    fn whole_chunks(&mut self) -> Vec<ChunkSymbols> {
+    fn whole_chunks(&mut self, index: usize, priority: i16) -> Vec<ChunkSymbols> {
         let mut chunks = Vec::new();
-        let interleave = self.interleave();
+        let interleave = self.interleave(priority);
         while chunks.len() < interleave {
-            let Some(chunk) = self.whole.next_from(self.carousel).or_else(|| self.whole.next_from(0)) else { break };
-            self.carousel = chunk.0.saturating_add(1);
-            self.whole.remove(chunk);
+            let Some(chunk) = self.queues.at(index).and_then(Queue::take_whole) else { break };
+            let Some(now) = self.priority(chunk) else { continue };
+            if now < priority {
+                self.queues.push_whole(now, chunk);
+                continue;
+            }
             let progress = &self.progress[chunk.index()];
             // Of a chunk on its way nothing is known; it will be judged when it has been passed.
-            if progress.flight == Flight::Waiting || self.roster.demand(chunk) == 0 {
+            if progress.flight == Flight::Waiting {
                 continue;
             }
             let never_sent = progress.sent.is_none();
@@ -173,10 +206,12 @@ impl Scheduler {
         ChunkSymbols { chunk, source_symbols: self.config.source_symbols[chunk.index()], symbols }
     }
 
-    fn interleave(&self) -> usize {
+    fn interleave(&self, priority: i16) -> usize {
         let most = if self.losses.has_long_runs() { INTERLEAVE_LONG_RUNS } else { INTERLEAVE_MAX };
         let chunk_us = self.line_us(u64::from(self.config.parameters.source_symbols_max())).max(1);
-        ((GROUP_LINE_US / chunk_us) as usize).clamp(INTERLEAVE_MIN, most)
+        let fills = priority.checked_add(1).is_some_and(|higher| self.streams.iter().any(|stream| stream.has_urgent(higher)));
+        let line_us = if fills { FILLING_GROUP_LINE_US } else { GROUP_LINE_US };
+        ((line_us / chunk_us) as usize).clamp(INTERLEAVE_MIN, most)
     }
 
     /// Time that `packets` packets take on the line at a stream's rate.
@@ -185,7 +220,7 @@ impl Scheduler {
         packets * frame_bytes * 8 * 1_000_000 / self.rate_per_stream()
     }
 
-    fn send(&mut self, now: Micros, stream: usize, chunks: Vec<ChunkSymbols>, purpose: Purpose) -> Group {
+    fn send(&mut self, now: Micros, stream: usize, chunks: Vec<ChunkSymbols>, purpose: Purpose, priority: i16) -> Group {
         let line = &self.streams[stream];
         let group = Group { stream: line.id, first_sequence: line.next_sequence(), chunks };
         let (first, packets) = (line.next_position(), group.packet_count());
@@ -198,9 +233,10 @@ impl Scheduler {
             self.totals.repair_symbols_sent += u64::from(symbol.0 >= part.source_symbols);
         }
         let chunks: Vec<ChunkId> = group.chunks.iter().map(|part| part.chunk).collect();
+        let urgent = purpose != Purpose::Later || chunks.iter().any(|&chunk| self.roster.is_lacking_beside_stragglers(chunk));
         chunks.iter().for_each(|&chunk| self.roster.send(chunk));
         let proactive = (purpose == Purpose::Whole).then(|| self.proactive.version());
-        self.streams[stream].send_group(now, line_us, packets, chunks, proactive);
+        self.streams[stream].send_group(now, line_us, packets, Cargo { chunks, proactive, urgent: urgent.then_some(priority) });
         self.set_greeting_deadlines(self.streams[stream].on_wire_at(now));
         self.totals.symbols_sent += u64::from(packets);
         self.totals.groups_sent += 1;

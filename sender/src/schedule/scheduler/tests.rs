@@ -1,5 +1,7 @@
 //! Each rule of the scheduler, one at a time; then arbitrary events in arbitrary order.
 
+mod priorities;
+
 use super::*;
 use crate::schedule::ChunkSymbols;
 use proptest::prelude::*;
@@ -381,6 +383,7 @@ fn a_configuration_that_cannot_be_does_no_harm() {
 enum Step {
     Join(u64, u32, u32),
     Leave(u64),
+    Prioritize(u64, i16),
     Report(u64, u32, Vec<(u32, u32)>, Vec<(u32, u16, Vec<u16>)>),
     Next,
     Time(u64),
@@ -396,6 +399,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (receiver.clone(), 0u32..45, 0u32..50).prop_map(|(receiver, first, count)| Step::Join(receiver, first, count)),
         1 => receiver.clone().prop_map(Step::Leave),
+        1 => (receiver.clone(), -2i16..3).prop_map(|(receiver, priority)| Step::Prioritize(receiver, priority)),
         6 => (receiver, sequence, ranges, deficits).prop_map(|(receiver, at, done, lack)| Step::Report(receiver, at, done, lack)),
         6 => Just(Step::Next),
         2 => (0u64..2_000_000).prop_map(Step::Time),
@@ -411,6 +415,10 @@ proptest! {
             match step {
                 Step::Join(receiver, first, count) => run.join(ReceiverId(receiver), first, count),
                 Step::Leave(receiver) => run.leave(ReceiverId(receiver)),
+                Step::Prioritize(receiver, priority) => {
+                    run.scheduler.handle(run.now, Event::Prioritized { receiver: ReceiverId(receiver), priority });
+                    run.check();
+                }
                 Step::Report(receiver, at, done, lack) => {
                     let report = Report {
                         passed: vec![(STREAM, Sequence(at)), (StreamId(9), Sequence(at))],
