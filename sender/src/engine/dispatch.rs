@@ -203,6 +203,7 @@ impl Dispatcher {
 
     fn prioritize(&mut self, receiver: ReceiverId, priority: i16) {
         tracing::debug!(receiver = receiver.0, priority, "priority");
+        self.scheduler.handle(micros(self.started), Event::Prioritized { receiver, priority });
     }
 
     fn publish(&self) {
