@@ -6,7 +6,7 @@
 use image::Pack;
 use image::pack::{ImageSpec, PackOptions, build};
 use image::signature::{PublicKey, SecretKey};
-use receiver::control::{ConnectOptions, ControlError, ControlLink, Enrolled, FromSender, ServerAddress, ToSender, Trust, enrol};
+use receiver::control::{ConnectOptions, ControlError, ControlLink, Enrolled, FromSender, Profile, ServerAddress, ToSender, Trust, enrol};
 use receiver::trust::checked_manifest;
 use sender::control::{
     ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Outcome, Priorities, ReceiverState,
@@ -89,6 +89,7 @@ impl Server {
             server: ServerAddress::from(self.control.local_addr()),
             trust: Trust::Pin(self.fingerprint),
             name: "node-1".to_owned(),
+            group: String::new(),
             image: "web".to_owned(),
             give_up_after: DEADLINE,
         }
@@ -104,9 +105,13 @@ fn enrolled(options: &ConnectOptions) -> (Enrolled, ControlLink) {
 /// Enrolled and on the list.
 fn listed(options: &ConnectOptions, want: ChunkRange) -> (Enrolled, ControlLink) {
     let (enrolled, link) = enrolled(options);
-    link.send(ToSender::Ready { want: vec![want] });
+    link.send(ready(vec![want]));
     until(&link, &FromSender::Listed);
     (enrolled, link)
+}
+
+fn ready(want: Vec<ChunkRange>) -> ToSender {
+    ToSender::Ready { want, profile: Profile::default() }
 }
 
 fn heard(link: &ControlLink) -> FromSender {
@@ -137,7 +142,8 @@ fn until_lost(link: &ControlLink) -> String {
 fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
     let state = tempfile::tempdir().unwrap();
     let server = Server::anywhere(state.path());
-    let (enrolled, link) = enrolled(&ConnectOptions { image: "db".to_owned(), ..server.options() });
+    let group = "rack 7".to_owned();
+    let (enrolled, link) = enrolled(&ConnectOptions { image: "db".to_owned(), group: group.clone(), ..server.options() });
     assert_eq!(enrolled.manifest, manifest(1));
     let served = session(1);
     assert_eq!(enrolled.proof, served.proof);
@@ -147,10 +153,12 @@ fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
     assert_eq!((enrolled.report_interval_us, enrolled.server_fingerprint), (10_000, server.fingerprint));
     assert!(server.events.is_empty(), "enrolment alone is nothing to the engine");
 
-    link.send(ToSender::Ready { want: vec![range(100_000, 5), range(150_000, 10)] });
+    let profile = Profile { restore_bytes_per_second: 77, unicast: true };
+    link.send(ToSender::Ready { want: vec![range(100_000, 5), range(150_000, 10)], profile });
     let joined = server.next();
-    let ControlEvent::Joined { receiver, image: 1, ref want, .. } = joined else { panic!("{joined:?}") };
+    let ControlEvent::Joined { receiver, image: 1, ref want, profile: ref told } = joined else { panic!("{joined:?}") };
     assert_eq!(*want, [range(100_000, 5), range(150_000, 10)]);
+    assert_eq!((told.group.as_str(), told.restore_bytes_per_second, told.unicast), (group.as_str(), 77, true));
     assert_eq!(receiver.0, enrolled.receiver_id);
     assert_eq!(heard(&link), FromSender::Listed);
     assert_eq!(heard(&link), FromSender::Pace(10_000));
@@ -291,6 +299,7 @@ fn a_sender_that_is_not_there_is_given_up_in_time() {
         server: address.into(),
         trust: Trust::AnyServer,
         name: "node-1".to_owned(),
+        group: String::new(),
         image: "web".to_owned(),
         give_up_after: Duration::from_secs(1),
     };
@@ -313,7 +322,7 @@ fn receivers_come_back_to_a_restarted_sender_and_say_what_they_still_want() {
     link.send(ToSender::Report(Report { completed: vec![range(0, 1)], ..Report::default() }));
     let server = Server::start(state.path(), address, session(1));
     until(&link, &FromSender::NeedReady);
-    link.send(ToSender::Ready { want: vec![range(4, 6)] });
+    link.send(ready(vec![range(4, 6)]));
     let joined = server.next();
     let ControlEvent::Joined { receiver, ref want, .. } = joined else { panic!("{joined:?}") };
     assert_eq!(*want, [range(4, 6)]);
@@ -426,7 +435,7 @@ fn a_scattered_want_set_arrives_whole() {
     let server = Server::anywhere(state.path());
     let (_, link) = enrolled(&server.options());
     let want: Vec<_> = (0..75_000).map(|i| range(2 * i, 1)).collect();
-    link.send(ToSender::Ready { want: want.clone() });
+    link.send(ready(want.clone()));
     let ControlEvent::Joined { want: joined, .. } = server.next() else { panic!() };
     assert!(joined == want);
 }
@@ -510,7 +519,7 @@ fn a_receiver_that_comes_back_keeps_its_place_and_one_of_the_same_name_has_its_o
         proxy.cut();
         assert!(matches!(server.next(), ControlEvent::Left { receiver: left, outcome: Outcome::Lost(_) } if left == receiver));
         until(&link, &FromSender::NeedReady);
-        link.send(ToSender::Ready { want: vec![range(0, 5)] });
+        link.send(ready(vec![range(0, 5)]));
         until(&link, &FromSender::Listed);
         assert!(matches!(server.next(), ControlEvent::Joined { receiver: back, .. } if back == receiver));
     }
@@ -534,7 +543,7 @@ fn a_completion_is_counted_once_though_its_acknowledgement_was_lost() {
     loop {
         match heard(&link) {
             FromSender::Acknowledged => break,
-            FromSender::NeedReady => link.send(ToSender::Ready { want: Vec::new() }),
+            FromSender::NeedReady => link.send(ready(Vec::new())),
             FromSender::Lost(_) | FromSender::Listed | FromSender::Pace(_) => {}
             other => panic!("{other:?}"),
         }

@@ -16,7 +16,7 @@ use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
 use image::restore::{Present, ScanProgress, Target, TargetOptions};
 use image::{ErrorClass, Manifest};
 use receiver::control::{ConnectOptions, ControlLink, Enrolled, ToSender, Trust, enrol};
-use receiver::engine::{self, MemoryPlan, Progress, Setup};
+use receiver::engine::{self, MemoryPlan, Progress, Setup, UnicastMode};
 use receiver::intake::{self, Opened};
 use receiver::interface::Interface;
 use receiver::trust::checked_manifest;
@@ -89,11 +89,14 @@ fn log_to_stderr() {
 
 fn receive(options: &Options, summary: &mut Summary) -> Result<(), Failure> {
     let mut display = Display::new(options.quiet);
-    let interface =
-        Interface::find(&options.interface).with_context(|| format!("interface {}", options.interface)).map_err(exits(exit::NETWORK))?;
+    let interface = match &options.interface {
+        _ if options.unicast == UnicastMode::Always => None,
+        Some(name) => Some(Interface::find(name).with_context(|| format!("interface {name}")).map_err(exits(exit::NETWORK))?),
+        None => return Err(exits(exit::USAGE)(anyhow::anyhow!("--interface is missing; only --unicast always does without it"))),
+    };
     let (enrolled, link) = enrol(&connect_options(options)).map_err(exits(exit::SENDER_UNREACHABLE))?;
     display.remark(&format!("sender {}, certificate {}", options.server, enrolled.server_fingerprint));
-    let outcome = receive_image(options, summary, &mut display, &interface, enrolled, &link);
+    let outcome = receive_image(options, summary, &mut display, interface.as_ref(), enrolled, &link);
     display.end();
     link.close();
     outcome
@@ -106,6 +109,7 @@ fn connect_options(options: &Options) -> ConnectOptions {
         // clap has seen to it that no fingerprint means any server.
         trust: options.server_fingerprint.map_or(Trust::AnyServer, Trust::Pin),
         name: options.name.clone().unwrap_or_else(host_name),
+        group: options.group.clone(),
         image: options.image.clone(),
         give_up_after: options.server_timeout,
     }
@@ -116,7 +120,7 @@ fn receive_image(
     options: &Options,
     summary: &mut Summary,
     display: &mut Display,
-    interface: &Interface,
+    interface: Option<&Interface>,
     enrolled: Enrolled,
     link: &ControlLink,
 ) -> Result<(), Failure> {
@@ -144,7 +148,7 @@ fn receive_image(
             exit_code: match &error {
                 engine::Error::Target(error) => target_exit_code(error),
                 engine::Error::Intake(_) | engine::Error::Join(_) => exit::NETWORK,
-                engine::Error::SenderLost(_) => exit::SENDER_LOST,
+                engine::Error::SenderLost(_) | engine::Error::Unicast(_) => exit::SENDER_LOST,
                 engine::Error::Dismissed(_) | engine::Error::Changed(_) => exit::DISMISSED,
                 engine::Error::Interrupted => signals.exit_code(),
                 engine::Error::Panicked(_) => exit::INTERNAL,
@@ -168,7 +172,7 @@ fn prepare(
     options: &Options,
     summary: &mut Summary,
     display: &mut Display,
-    interface: &Interface,
+    interface: Option<&Interface>,
     enrolled: Enrolled,
     signals: &Signals,
 ) -> Result<Prepared, Failure> {
@@ -180,14 +184,9 @@ fn prepare(
     if let Some(key) = &options.verify_key {
         display.remark(&format!("the pack is signed by {key}"));
     }
-    let groups: Vec<_> = enrolled.streams.iter().map(|stream| stream.group).collect();
-    let Opened { intake, filter, membership } =
-        intake::open(interface, &parameters, &groups, &groups[..groups.len().min(1)], options.intake, options.xdp)
-            .map_err(exits(exit::NETWORK))?;
+    let Opened { intake, filter, membership } = open(options, display, interface, &enrolled)?;
     summary.filter = Some(filter.describe());
     summary.intake = Some(intake.describe().to_owned());
-    display.remark(&format!("{}: filter {}; intake {}", interface.name(), filter.describe(), intake.describe()));
-    warn_of_mtu(display, interface, &groups, parameters.payload_bytes());
 
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let workers = options.workers.unwrap_or_else(|| cpus.saturating_sub(2).min(WORKERS_MAX));
@@ -228,12 +227,30 @@ fn prepare(
         plan,
         workers,
         cores: if options.cores.is_empty() { default_cores() } else { options.cores.clone() },
+        unicast: options.unicast,
+        restore_bytes_per_second: 0,
         report_interval_us: enrolled.report_interval_us,
         acknowledge_within: options.server_timeout,
         notices,
         stop: signals.stop_flag(),
     };
     Ok((setup, heard))
+}
+
+/// Joins the first stream's group, on the interface if there is one.
+fn open(options: &Options, display: &Display, interface: Option<&Interface>, enrolled: &Enrolled) -> Result<Opened, Failure> {
+    let parameters = &enrolled.parameters;
+    let Some(interface) = interface else {
+        display.remark("unicast: everything comes over the connection to the sender");
+        return Ok(Opened::nothing(parameters));
+    };
+    let groups: Vec<_> = enrolled.streams.iter().map(|stream| stream.group).collect();
+    // Which others carry something for this machine the sender says later.
+    let first = &groups[..groups.len().min(1)];
+    let opened = intake::open(interface, parameters, &groups, first, options.intake, options.xdp).map_err(exits(exit::NETWORK))?;
+    display.remark(&format!("{}: filter {}; intake {}", interface.name(), opened.filter.describe(), opened.intake.describe()));
+    warn_of_mtu(display, interface, &groups, parameters.payload_bytes());
+    Ok(opened)
 }
 
 /// Looks for what the target holds already, and shows how it goes.
@@ -285,7 +302,7 @@ fn run((setup, notices): Prepared, link: &ControlLink, display: &mut Display) ->
 }
 
 /// Packets that are longer than the MTU mostly do not arrive, and nobody says so.
-fn warn_of_mtu(display: &mut Display, interface: &Interface, groups: &[std::net::SocketAddr], payload_bytes: usize) {
+fn warn_of_mtu(display: &Display, interface: &Interface, groups: &[std::net::SocketAddr], payload_bytes: usize) {
     let headers_bytes = if groups.iter().any(std::net::SocketAddr::is_ipv6) { 48 } else { 28 };
     let packet_bytes = payload_bytes + headers_bytes;
     if let Ok(mtu_bytes) = interface.mtu_bytes()

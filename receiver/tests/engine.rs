@@ -1,6 +1,7 @@
 //! The whole engine, from packets to files, with a scripted sender in place of the network: no root, no namespaces.
 #![allow(clippy::unwrap_used)] // Helpers of tests too: a panic is how they fail.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,13 +14,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use image::pack::{ImageSpec, PackOptions, build};
 use image::restore::{Present, Target, TargetOptions};
 use image::{Manifest, Pack};
-use receiver::control::{FromSender, StreamInfo, ToSender};
-use receiver::engine::{self, Error, Finished, Link, MemoryPlan, Progress, Setup};
+use receiver::control::{Fetched, FromSender, StreamInfo, ToSender};
+use receiver::engine::{self, Error, Finished, Link, MemoryPlan, Progress, Setup, UnicastMode};
 use receiver::intake::{Intake, Membership, Opened, PacketFilter, XdpMode};
 use receiver::interface::Interface;
 use tempfile::TempDir;
 use wire::erasure::{Encoder, repair_symbols};
 use wire::packet::{HEADER_BYTES, Header, Kind};
+use wire::report::ChunkRange;
 use wire::session::SessionParameters;
 use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
 
@@ -216,13 +218,16 @@ struct Script {
     events: Receiver<FromSender>,
     answers: Sender<FromSender>,
     acknowledges: bool,
+    /// Where chunks that are fetched come from, and what of them has not been taken.
+    pack: Option<Pack>,
+    fetched: Mutex<VecDeque<Fetched>>,
 }
 
 impl Script {
     fn new(events: impl IntoIterator<Item = FromSender>, acknowledges: bool) -> Script {
         let (answers, queue) = unbounded();
         events.into_iter().for_each(|event| answers.send(event).unwrap());
-        Script { said: Mutex::default(), events: queue, answers, acknowledges }
+        Script { said: Mutex::default(), events: queue, answers, acknowledges, pack: None, fetched: Mutex::default() }
     }
 
     fn said(&self, wanted: impl Fn(&ToSender) -> bool) -> usize {
@@ -235,7 +240,16 @@ impl Link for Script {
         if self.acknowledges && matches!(message, ToSender::Complete { .. }) {
             self.answers.send(FromSender::Acknowledged).unwrap();
         }
+        if let (ToSender::Fetch { call, chunks }, Some(pack)) = (&message, &self.pack) {
+            let stored = |chunk: ChunkId| pack.stored_chunk(image::ChunkId(chunk.0)).unwrap();
+            let chunks = chunks.iter().flat_map(|run| run.chunks()).map(|chunk| Fetched::Chunk { chunk, stored: stored(chunk) });
+            self.fetched.lock().unwrap().extend(chunks.chain([Fetched::Ended { call: *call, outcome: Ok(()) }]));
+        }
         self.said.lock().unwrap().push(message);
+    }
+
+    fn fetched(&self) -> Option<Fetched> {
+        self.fetched.lock().unwrap().pop_front()
     }
 
     fn events(&self) -> &Receiver<FromSender> {
@@ -274,6 +288,8 @@ impl Run {
             manifest: Arc::new(manifest),
             workers: self.workers,
             cores: Vec::new(),
+            unicast: UnicastMode::Never,
+            restore_bytes_per_second: 0,
             report_interval_us: 1000,
             acknowledge_within: Duration::from_millis(300),
             progress: Arc::clone(&self.progress),
@@ -297,7 +313,7 @@ fn an_image_arrives_byte_exact_through_heavy_loss() {
         let finished = run.run(&served, Carousel::new(&served, 10), &link).unwrap();
         assert_eq!(finished, Finished { acknowledged: true });
         assert_equal(&served);
-        assert_eq!(link.said(|message| matches!(message, ToSender::Ready { want } if !want.is_empty())), 1);
+        assert_eq!(link.said(|message| matches!(message, ToSender::Ready { want, .. } if !want.is_empty())), 1);
         assert_eq!(link.said(|message| matches!(message, ToSender::Complete { .. })), 1);
         assert!(link.said(|message| matches!(message, ToSender::Report(_))) > 0);
         let progress = &run.progress;
@@ -334,7 +350,25 @@ fn an_image_without_data_is_whole_at_once() {
     let finished = Run::default().run(&served, Silence, &link).unwrap();
     assert!(finished.acknowledged);
     assert_equal(&served);
-    assert_eq!(link.said(|message| matches!(message, ToSender::Ready { want } if want.is_empty())), 1);
+    assert_eq!(link.said(|message| matches!(message, ToSender::Ready { want, .. } if want.is_empty())), 1);
+}
+
+#[test]
+fn chunks_that_come_by_unicast_and_multicast_are_written_once() {
+    let served = Served::disk(6000);
+    let all = ChunkRange { first: ChunkId(0), count: served.parameters().chunk_count };
+    let events = [FromSender::NeedReady, FromSender::Listed, FromSender::TakeByUnicast(vec![all])];
+    let pack = Some(Pack::open(served.pack.path()).unwrap());
+    let link = Script { pack, ..Script::new(events, true) };
+    // The least memory: chunks in assembly have to make room for those that are here whole.
+    let needed = MemoryPlan::new(0, 0, &served.parameters(), engine::is_compressed(&served.manifest()), 0).unwrap_err();
+    let run = Run { memory_bytes: needed.needed_bytes(), ..Run::default() };
+    run.run(&served, Carousel::new(&served, 25), &link).unwrap();
+    assert_equal(&served);
+    let chunks = served.pack.chunks().len() as u64;
+    let by_unicast = run.progress.chunks_by_unicast.load(Ordering::Relaxed);
+    assert!(by_unicast > 0 && by_unicast <= chunks, "{by_unicast} of {chunks}");
+    assert_eq!(run.progress.chunks_verified.load(Ordering::Relaxed), chunks);
 }
 
 #[test]
@@ -403,5 +437,5 @@ fn a_sender_that_comes_back_at_the_end_is_told_again() {
         let finished = Run::default().run(&served, Silence, &link).unwrap();
         assert!(finished.acknowledged);
     });
-    assert_eq!(link.said(|message| matches!(message, ToSender::Ready { want } if want.is_empty())), 2);
+    assert_eq!(link.said(|message| matches!(message, ToSender::Ready { want, .. } if want.is_empty())), 2);
 }

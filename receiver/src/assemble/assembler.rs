@@ -1,14 +1,16 @@
-//! The assembler itself: where symbols go, which chunks are given up when memory is short, and what is reported.
+//! The assembler itself: where symbols go, and which chunks are given up when memory is short.
+
+mod reports;
 
 use super::entry::Entry;
-use super::placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement};
+use super::placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement, SymbolSet};
 use super::position::{Moved, Positions};
 use super::runs::LossRuns;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use wire::packet::{Header, Kind};
-use wire::report::{ChunkRange, DEFICITS_PER_REPORT_MAX, Deficit, MISSING_LISTED_MAX, RANGES_PER_REPORT_MAX, Report};
+use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Micros, Sequence, StreamId};
+use wire::{ChunkId, Micros, Sequence, StreamId, SymbolIndex};
 
 /// Least time between two reports until the sender says otherwise: a hundred a second from each of a few receivers is no load.
 const REPORT_INTERVAL_US: u64 = 10_000;
@@ -215,6 +217,49 @@ impl Assembler {
         Some(Completed { chunk: chunk.id, source_symbols: chunk.source_symbols, stored_bytes: chunk.stored_bytes, source_present, repairs })
     }
 
+    /// The stored bytes of a chunk that is wanted and not assembled.
+    pub fn wants(&self, chunk: ChunkId) -> Option<u32> {
+        let chunk = &self.chunks[self.index(chunk)?];
+        matches!(chunk.state, State::Wanted | State::Open(_)).then_some(chunk.stored_bytes)
+    }
+
+    /// Whether the chunk is in assembly, so that there is a buffer for it.
+    pub fn is_open(&self, chunk: ChunkId) -> bool {
+        self.index(chunk).is_some_and(|index| matches!(self.chunks[index].state, State::Open(_)))
+    }
+
+    /// All of a wanted chunk came in another way than by symbols. What there was of it is forgotten, and its entry is free, if it had one: the
+    /// buffer is the caller's. `None` when the chunk is not wanted.
+    pub fn supply(&mut self, chunk: ChunkId) -> Option<(Completed, Option<EntryIndex>)> {
+        self.wants(chunk)?;
+        let index = self.index(chunk)?;
+        let entry = match self.chunks[index].state {
+            State::Open(entry) => Some(entry),
+            _ => None,
+        };
+        if let Some(EntryIndex(slot)) = entry {
+            self.entries[slot] = None;
+            self.free.push(slot);
+            self.no_victim = false;
+        }
+        self.pending.push(Waiting { chunk: index, seen: None, held: false });
+        self.unsettle(index);
+        let chunk = &mut self.chunks[index];
+        chunk.state = State::Pending;
+        let mut source_present = SymbolSet::default();
+        (0..chunk.source_symbols).for_each(|symbol| _ = source_present.insert(SymbolIndex(symbol)));
+        let (source_symbols, stored_bytes) = (chunk.source_symbols, chunk.stored_bytes);
+        Some((Completed { chunk: chunk.id, source_symbols, stored_bytes, source_present, repairs: Vec::new() }, entry))
+    }
+
+    /// The shell needs a buffer for something that is worth more: the least complete chunk in assembly is given up and stays wanted.
+    pub fn make_room(&mut self) -> Option<EntryIndex> {
+        let progress = |(slot, entry): (usize, &Option<Entry>)| entry.as_ref().map(|assembly| (assembly.have(), slot));
+        let (_, slot) = self.entries.iter().enumerate().filter_map(progress).min()?;
+        self.refuse(EntryIndex(slot));
+        Some(EntryIndex(slot))
+    }
+
     /// The chunk, assembled before, matched its hash.
     pub fn verified(&mut self, chunk: ChunkId) {
         let Some(index) = self.index(chunk).filter(|&index| self.chunks[index].state == State::Pending) else { return };
@@ -272,84 +317,7 @@ impl Assembler {
         self.listening = Some(listening);
     }
 
-    // What is reported.
-
-    /// Packets of this session that the filter or socket has seen, wanted or not, since the start. The first call after a sync counts: the sender
-    /// compares the number with the stream's position to learn the loss. So it is best called after each batch of packets.
-    pub fn note_traffic(&mut self, packets_seen: u64) {
-        if !std::mem::take(&mut self.uncounted) {
-            return;
-        }
-        let packets_sent = self.positions.count() + self.strays.count();
-        if let Some(before) = self.seen_counted.replace(packets_seen) {
-            self.packets_seen += packets_seen.saturating_sub(before);
-            self.packets_sent += packets_sent;
-        }
-    }
-
-    /// How full the memory of chunks is that wait for decoding, hashing, decompression and disk.
-    pub fn set_backlog(&mut self, permille: u16) {
-        self.backlog_permille = permille.min(1000);
-    }
-
-    /// The sender wants reports no closer than this.
-    pub fn set_report_interval(&mut self, interval_us: u64) {
-        self.report_interval_us = interval_us.min(REPORT_INTERVAL_MAX_US);
-    }
-
-    /// From now on reports come at moments that `seed` chooses around those that the interval gives, the first one within the first interval: receivers
-    /// with different seeds do not report all at once.
-    pub fn spread_reports(&mut self, seed: u64) {
-        self.spread = Some(seed);
-    }
-
-    /// When the next report is due; `None` while there is nothing to say.
-    pub fn report_due_at(&self) -> Option<Micros> {
-        let earliest = self.reported_at.map_or(Micros(0), |at| at.after(self.report_interval_us));
-        self.news.then_some(earliest)
-    }
-
-    /// The report that is due, if one is.
-    pub fn report(&mut self, now: Micros) -> Option<Report> {
-        if self.reported_at.is_none() && self.news && self.spread.is_some() {
-            // As if it had reported within the last interval.
-            let ago_us = self.chance_us(self.report_interval_us);
-            self.reported_at = Some(Micros(now.0.saturating_sub(ago_us)));
-        }
-        if self.report_due_at().is_none_or(|due_at| now < due_at) {
-            return None;
-        }
-        // From three quarters to five quarters of the interval until the next one.
-        let quarter_us = self.report_interval_us / 4;
-        let later_us = if self.spread.is_some() { self.chance_us(2 * quarter_us) } else { quarter_us };
-        self.reported_at = Some(Micros((now.0 + later_us).saturating_sub(quarter_us)));
-        self.news = false;
-        let passed = self.positions.short_of(self.pending.iter().filter(|waiting| !waiting.held).filter_map(|waiting| waiting.seen));
-        let (deficits, all_told) = self.take_deficits(&passed);
-        self.pending.iter_mut().for_each(|waiting| waiting.held = true);
-        let packets_seen = std::mem::take(&mut self.packets_seen);
-        let packets_sent = std::mem::take(&mut self.packets_sent);
-        Some(Report {
-            // A position promises that what was before it is known. What did not fit is said next time, and the position with it.
-            passed: if all_told { passed } else { Vec::new() },
-            completed: self.take_verified(),
-            deficits,
-            packets_seen,
-            packets_sent,
-            loss_runs: self.runs.take(packets_sent.saturating_sub(packets_seen)),
-            restore_bytes_per_second: 0,
-            backlog_permille: self.backlog_permille,
-        })
-    }
-
-    /// A time below `bound_us` that depends on the seed alone and differs each time (SplitMix64).
-    fn chance_us(&mut self, bound_us: u64) -> u64 {
-        let Some(state) = &mut self.spread else { return 0 };
-        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((u128::from(mixed ^ (mixed >> 31)) * u128::from(bound_us)) >> 64) as u64
-    }
+    // The whole of it.
 
     /// A new attendance began: the sender knows nothing but what [`Assembler::wanted`] says.
     pub fn reconnected(&mut self) {
@@ -461,67 +429,6 @@ impl Assembler {
         for seen in seen.chain(self.pending.iter_mut().map(|waiting| &mut waiting.seen)) {
             seen.take_if(|(stream, _)| stale(*stream));
         }
-    }
-
-    /// What chunks lack up to the positions `passed`, where the sender believes something else; and whether that is all there is to say.
-    fn take_deficits(&mut self, passed: &[(StreamId, Sequence)]) -> (Vec<Deficit>, bool) {
-        let is_past = |seen: Option<(StreamId, Sequence)>| {
-            seen.is_none_or(|(stream, seen)| passed.iter().any(|&(passed_stream, at)| passed_stream == stream && at.since(seen) > 0))
-        };
-        let mut deficits = Vec::new();
-        let mut all_told = true;
-        let mut unsettled = std::mem::take(&mut self.unsettled);
-        let waiting: BTreeMap<usize, Option<(StreamId, Sequence)>> =
-            self.pending.iter().map(|waiting| (waiting.chunk, waiting.seen)).collect();
-        unsettled.retain(|&index| {
-            let chunk = &mut self.chunks[index];
-            let symbols = match chunk.state {
-                State::Wanted => chunk.source_symbols,
-                // What the position stops short of is said with a later one.
-                State::Pending if waiting.get(&index).is_some_and(|&seen| !is_past(seen)) => return true,
-                State::Pending => 0,
-                // Verified, which is said otherwise, or in assembly again.
-                State::Done | State::Open(_) => chunk.told,
-            };
-            let unsaid = symbols != chunk.told;
-            if unsaid && deficits.len() == DEFICITS_PER_REPORT_MAX {
-                all_told = false;
-                return true;
-            }
-            chunk.unsettled = false;
-            if unsaid {
-                chunk.told = symbols;
-                deficits.push(Deficit { chunk: chunk.id, symbols, missing: Vec::new() });
-            }
-            false
-        });
-        self.unsettled = unsettled;
-        for assembly in self.entries.iter().flatten() {
-            let chunk = &mut self.chunks[assembly.chunk];
-            let symbols = assembly.deficit();
-            if symbols == chunk.told || !is_past(assembly.last_seen) {
-                continue;
-            }
-            if deficits.len() == DEFICITS_PER_REPORT_MAX {
-                all_told = false;
-                break;
-            }
-            chunk.told = symbols;
-            deficits.push(Deficit { chunk: chunk.id, symbols, missing: assembly.missing(MISSING_LISTED_MAX) });
-        }
-        self.news |= !all_told;
-        (deficits, all_told)
-    }
-
-    fn take_verified(&mut self) -> Vec<ChunkRange> {
-        self.verified.sort_unstable();
-        let mut ranges = ChunkRange::from_sorted(self.verified.drain(..));
-        if ranges.len() > RANGES_PER_REPORT_MAX {
-            let rest = ranges.split_off(RANGES_PER_REPORT_MAX);
-            self.verified.extend(rest.into_iter().flat_map(ChunkRange::chunks));
-            self.news = true;
-        }
-        ranges
     }
 }
 

@@ -56,13 +56,15 @@ impl Display {
         let (now, written) = (Instant::now(), progress.written_bytes.load(Ordering::Relaxed));
         let total = progress.total_bytes.load(Ordering::Relaxed);
         let rate = self.rate(now, written);
+        let by_unicast = progress.by_unicast.load(Ordering::Relaxed);
         let message = if progress.has_all_data() {
             "all data is here; writing and flushing".to_owned()
         } else if !progress.has_data() {
-            "waiting for data".to_owned()
+            format!("waiting for data{}", if by_unicast { ", by unicast" } else { "" })
         } else {
             let eta = if rate > 0.0 { format!("{:.0} s left", total.saturating_sub(written) as f64 / rate) } else { "stalled".to_owned() };
-            format!("{:.2} Gbit/s, {eta}, loss {:.2} %", rate * 8e-9, progress.loss() * 100.0)
+            let how = if by_unicast { "unicast".to_owned() } else { format!("loss {:.2} %", progress.loss() * 100.0) };
+            format!("{:.2} Gbit/s, {eta}, {how}", rate * 8e-9)
         };
         self.show(now, written, total, message);
     }

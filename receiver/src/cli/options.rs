@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Parser};
 use image::signature::PublicKey;
 use receiver::control::{Fingerprint, ServerAddress};
+use receiver::engine::UnicastMode;
 use receiver::intake::{IntakeMode, XdpMode};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -13,7 +14,7 @@ const EXIT_CODES: &str = "Exit codes:
     2  usage; also: not enough --memory for this session
     3  the target was refused: mounted, in use, too small, exists without --force
     4  the sender cannot be reached, has another fingerprint, or does not serve the image
-    5  the sender was lost and did not come back within --server-timeout
+    5  the sender was lost and did not come back within --server-timeout, or cannot give what does not come by multicast
     6  an input/output error on the target
     7  the sender dismissed this receiver, or serves another pack now
     8  the network could not be set up: interface, groups, filter, AF_XDP
@@ -47,9 +48,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KEY|FILE", value_parser = parse_key)]
     pub(crate) verify_key: Option<PublicKey>,
 
-    /// The interface on which the multicast arrives.
+    /// The interface on which the multicast arrives. Only --unicast always does without it.
     #[arg(long, value_name = "IF")]
-    pub(crate) interface: String,
+    pub(crate) interface: Option<String>,
 
     /// Where the image goes: a block device or a file for a disk image, a directory for a tree.
     #[arg(long, value_name = "DEVICE|FILE|DIR")]
@@ -67,6 +68,16 @@ pub(crate) struct Options {
     /// This machine's name on the sender's list [default: the host name].
     #[arg(long)]
     pub(crate) name: Option<String>,
+
+    /// The group that this machine belongs to, a rack for example: the sender's operator can give groups priorities.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(crate) group: String,
+
+    /// When to take the image over the connection to the sender instead of by multicast: when no packet of the streams has come within
+    /// 10 s after the sender said that some will (auto), or always, which needs no interface, no filter and no privilege but those that
+    /// the target wants; never: only single chunks that the sender does not multicast any more.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) unicast: UnicastMode,
 
     /// Memory for packets and chunks in flight, in MiB, or with a suffix: 512M, 1G.
     #[arg(long, value_name = "SIZE", default_value = "192M", value_parser = parse_memory_bytes)]
@@ -164,6 +175,14 @@ mod tests {
         for (name, mode) in filters {
             assert_eq!(parse(&["--trust-any-server", "--xdp", name]).unwrap().xdp, mode);
         }
+    }
+
+    #[test]
+    fn unicast_is_taken_when_nothing_else_comes_unless_said_otherwise() {
+        assert_eq!(parse(&["--trust-any-server"]).unwrap().unicast, UnicastMode::Auto);
+        assert_eq!(parse(&["--trust-any-server", "--unicast", "always"]).unwrap().unicast, UnicastMode::Always);
+        assert_eq!(parse(&["--trust-any-server", "--unicast", "never"]).unwrap().unicast, UnicastMode::Never);
+        assert!(parse(&["--trust-any-server", "--unicast"]).is_err());
     }
 
     #[test]

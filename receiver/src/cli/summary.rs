@@ -57,6 +57,10 @@ pub(crate) struct Transfer {
     chunks_decoded: u64,
     chunks_corrupt: u64,
     chunks_given_up: u64,
+    /// Chunks that came over the connection to the sender.
+    chunks_by_unicast: u64,
+    /// All that came did so, or all from some moment on.
+    unicast: bool,
     packets: PacketCounts,
     packets_damaged: u64,
     packets_overrun: u64,
@@ -83,6 +87,8 @@ impl Transfer {
             chunks_decoded: load(&progress.chunks_decoded),
             chunks_corrupt: load(&progress.chunks_corrupt),
             chunks_given_up: load(&progress.chunks_given_up),
+            chunks_by_unicast: load(&progress.chunks_by_unicast),
+            unicast: progress.by_unicast.load(Ordering::Relaxed),
             packets: PacketCounts {
                 seen: load(&progress.packets_seen),
                 accepted: load(&progress.packets_accepted),
@@ -121,6 +127,13 @@ impl Summary {
             line(format!(
                 "{} of {} chunks, {} bytes, were on the target already",
                 transfer.resumed_chunks, transfer.chunks, transfer.resumed_bytes
+            ));
+        }
+        if transfer.unicast || transfer.chunks_by_unicast > 0 {
+            let why = if transfer.unicast { ": no multicast was used, or none reached this machine" } else { "" };
+            line(format!(
+                "unicast: {} of {} chunks came over the connection to the sender{why}",
+                transfer.chunks_by_unicast, transfer.chunks
             ));
         }
         let PacketCounts { seen, accepted, dropped } = transfer.packets;

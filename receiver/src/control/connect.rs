@@ -65,6 +65,7 @@ pub(super) struct Connection {
 pub(super) struct Connector {
     pub(super) server: ServerAddress,
     name: String,
+    group: String,
     image: String,
     /// Names this run of the agent, see `EnrolRequest.instance`.
     instance: u64,
@@ -77,6 +78,7 @@ impl Connector {
         Ok(Connector {
             server: options.server.clone(),
             name: options.name.clone(),
+            group: options.group.clone(),
             image: options.image.clone(),
             instance: random_u64(),
             trust: options.trust,
@@ -100,7 +102,7 @@ impl Connector {
             receiver_name: self.name.clone(),
             image: self.image.clone(),
             instance: self.instance,
-            group: String::new(),
+            group: self.group.clone(),
         };
         let reply = match timeout(ANSWER_TIMEOUT, client.enrol(request)).await {
             Ok(Ok(reply)) => reply.into_inner(),

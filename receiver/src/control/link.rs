@@ -3,8 +3,10 @@
 use super::backoff::Backoff;
 use super::connect::{AttemptError, Connection, Connector};
 use super::error::ControlError;
-use super::{ConnectOptions, Enrolled, FromSender, ToSender};
+use super::fetch::{self, CHUNKS_AHEAD, Call};
+use super::{ConnectOptions, Enrolled, Fetched, FromSender, Profile, ToSender};
 use std::error::Error;
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -36,10 +38,12 @@ pub fn enrol(options: &ConnectOptions) -> Result<(Enrolled, ControlLink), Contro
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ControlError::Thread)?;
     let (commands, inbox) = mpsc::unbounded_channel();
     let (events_in, events) = crossbeam_channel::unbounded();
+    let (fetched_in, fetched) = mpsc::channel(CHUNKS_AHEAD);
     let (answer, answered) = crossbeam_channel::bounded(1);
     let run = move || {
         runtime.block_on(async {
-            let mut worker = Worker { connector, give_up_after, backoff: Backoff::default(), inbox, events: events_in, finale: None };
+            let backoff = Backoff::default();
+            let mut worker = Worker { connector, give_up_after, backoff, inbox, events: events_in, fetched: fetched_in, finale: None };
             match worker.enrol().await {
                 Ok(connection) => {
                     if answer.send(Ok(connection.enrolled.clone())).is_ok() {
@@ -54,7 +58,7 @@ pub fn enrol(options: &ConnectOptions) -> Result<(Enrolled, ControlLink), Contro
         runtime.shutdown_background();
     };
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run).map_err(ControlError::Thread)?;
-    let link = ControlLink { commands, events, thread: Some(thread) };
+    let link = ControlLink { commands, events, fetched: Mutex::new(fetched), thread: Some(thread) };
     match answered.recv() {
         Ok(enrolled) => Ok((enrolled?, link)),
         Err(_) => Err(ControlError::Thread(std::io::Error::other("it ended early"))),
@@ -65,6 +69,7 @@ pub fn enrol(options: &ConnectOptions) -> Result<(Enrolled, ControlLink), Contro
 pub struct ControlLink {
     commands: mpsc::UnboundedSender<ToSender>,
     events: crossbeam_channel::Receiver<FromSender>,
+    fetched: Mutex<mpsc::Receiver<Fetched>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -78,6 +83,11 @@ impl ControlLink {
     /// What comes from the sender. Disconnected after the last event.
     pub fn events(&self) -> &crossbeam_channel::Receiver<FromSender> {
         &self.events
+    }
+
+    /// What has come of the calls to fetch chunks, if something has. Never blocks; while nobody takes it, nothing more is fetched.
+    pub fn fetched(&self) -> Option<Fetched> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).try_recv().ok()
     }
 
     /// Passes on what was said last, for two seconds at most, and ends the connection.
@@ -102,6 +112,7 @@ struct Worker {
     backoff: Backoff,
     inbox: mpsc::UnboundedReceiver<ToSender>,
     events: crossbeam_channel::Sender<FromSender>,
+    fetched: mpsc::Sender<Fetched>,
     /// Completion or failure, until it is acknowledged.
     finale: Option<receiver_message::Message>,
 }
@@ -113,11 +124,17 @@ enum End {
     Lost(String),
 }
 
+/// What an attendance begins with.
+struct Opening {
+    want: Vec<ChunkRange>,
+    profile: Profile,
+}
+
 /// What an attendance was for, or how it ended.
 enum Attended {
     End(End),
     /// The owner answered a later `NeedReady`: what it says now counts.
-    Anew(Vec<ChunkRange>),
+    Anew(Opening),
 }
 
 impl Worker {
@@ -204,41 +221,40 @@ impl Worker {
 
     /// Uses a connection until it ends.
     async fn attend(&mut self, mut connection: Connection, lost_since: &mut Option<Instant>) -> End {
-        let mut want = loop {
+        let mut opening = loop {
             // There is nothing to be ready for.
             if let Some(receiver_message::Message::Failed(_)) = self.finale {
                 break None;
             }
             match self.inbox.recv().await {
                 None => return End::Over,
-                Some(ToSender::Ready { want }) => break Some(want),
+                Some(ToSender::Ready { want, profile }) => break Some(Opening { want, profile }),
                 Some(message) => self.keep_finale(message),
             }
         };
         loop {
-            match self.attend_once(&mut connection, want, lost_since).await {
+            match self.attend_once(&mut connection, opening, lost_since).await {
                 Attended::End(end) => return end,
-                Attended::Anew(again) => want = Some(again),
+                Attended::Anew(again) => opening = Some(again),
             }
         }
     }
 
     /// One call of `Attend`: says what is wanted, then passes messages both ways.
-    async fn attend_once(
-        &mut self,
-        connection: &mut Connection,
-        want: Option<Vec<ChunkRange>>,
-        lost_since: &mut Option<Instant>,
-    ) -> Attended {
+    async fn attend_once(&mut self, connection: &mut Connection, opening: Option<Opening>, lost_since: &mut Option<Instant>) -> Attended {
         let lost = |reason: &str| Attended::End(End::Lost(reason.to_owned()));
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES_MAX);
-        let opening = want.into_iter().flat_map(|want| ready_messages(connection.receiver_id, &want)).chain(self.finale.clone());
+        let opening = opening.into_iter().flat_map(|opening| ready_messages(connection.receiver_id, &opening)).chain(self.finale.clone());
         for message in opening {
             if outbound.try_send(v1::ReceiverMessage { message: Some(message) }).is_err() {
                 return lost("the want set is too large to be sent");
             }
         }
         let mut outbound = Some(outbound);
+        let (calls_in, calls) = mpsc::unbounded_channel();
+        let chunk_bytes_max = connection.enrolled.parameters.chunk_bytes_max;
+        let fetches = fetch::serve(connection.client.clone(), connection.receiver_id, chunk_bytes_max, calls, self.fetched.clone());
+        let mut fetches = std::pin::pin!(fetches);
         let mut call = std::pin::pin!(timeout(ANSWER_TIMEOUT, connection.client.attend(ReceiverStream::new(messages))));
         let mut inbound: Option<Streaming<v1::SenderMessage>> = None;
         let mut closing = std::pin::pin!(sleep(Duration::MAX));
@@ -266,7 +282,12 @@ impl Worker {
                             closing.as_mut().reset(Instant::now() + CLOSING_TIMEOUT);
                             continue;
                         }
-                        Some(ToSender::Ready { want }) => return Attended::Anew(want),
+                        Some(ToSender::Ready { want, profile }) => return Attended::Anew(Opening { want, profile }),
+                        Some(ToSender::Fetch { call, chunks }) => {
+                            // Its other end is `fetches`, which lives as long.
+                            let _ = calls_in.send(Call { number: call, chunks });
+                            continue;
+                        }
                         Some(ToSender::Report(report)) => receiver_message::Message::Report(v1::Report::from(&report)),
                         Some(message) => {
                             self.keep_finale(message);
@@ -281,6 +302,7 @@ impl Worker {
                         return lost("it takes no more messages");
                     }
                 }
+                reason = &mut fetches => return lost(&reason),
                 () = &mut closing => return Attended::End(End::Over),
             }
         }
@@ -384,18 +406,15 @@ fn changed(first: &Enrolled, now: &Enrolled) -> Option<&'static str> {
 }
 
 /// The want set in messages of bounded size: one at least.
-fn ready_messages(receiver_id: u64, want: &[ChunkRange]) -> Vec<receiver_message::Message> {
+fn ready_messages(receiver_id: u64, opening: &Opening) -> Vec<receiver_message::Message> {
+    let Opening { want, profile } = opening;
     let parts = want.len().div_ceil(RANGES_PER_REPORT_MAX).max(1);
     let message = |part: usize| {
         let runs = want.iter().skip(part * RANGES_PER_REPORT_MAX).take(RANGES_PER_REPORT_MAX);
         let want = runs.map(|&run| run.into()).collect();
-        receiver_message::Message::Ready(v1::Ready {
-            receiver_id,
-            want,
-            more: part + 1 < parts,
-            restore_bytes_per_second: 0,
-            unicast: false,
-        })
+        let more = part + 1 < parts;
+        let Profile { restore_bytes_per_second, unicast } = if more { Profile::default() } else { *profile };
+        receiver_message::Message::Ready(v1::Ready { receiver_id, want, more, restore_bytes_per_second, unicast })
     };
     (0..parts).map(message).collect()
 }
@@ -406,7 +425,7 @@ fn finale_of(message: ToSender) -> Option<receiver_message::Message> {
             Some(receiver_message::Message::Complete(v1::Complete { image_bytes, duration_ms }))
         }
         ToSender::Failed(reason) => Some(receiver_message::Message::Failed(v1::Failed { reason })),
-        ToSender::Ready { .. } | ToSender::Report(_) => None,
+        ToSender::Ready { .. } | ToSender::Fetch { .. } | ToSender::Report(_) => None,
     }
 }
 
@@ -426,22 +445,27 @@ mod tests {
     #[test]
     fn a_scattered_want_set_goes_in_parts() {
         let want: Vec<_> = (0..2 * RANGES_PER_REPORT_MAX as u32 + 1).map(|i| ChunkRange { first: ChunkId(2 * i), count: 1 }).collect();
-        let messages = ready_messages(7, &want);
+        let profile = Profile { restore_bytes_per_second: 9, unicast: true };
+        let messages = ready_messages(7, &Opening { want: want.clone(), profile });
         let mut more = Vec::new();
+        let mut profiles = Vec::new();
         let mut seen = Vec::new();
         for message in messages {
             let receiver_message::Message::Ready(ready) = message else { panic!("{message:?}") };
             assert_eq!(ready.receiver_id, 7);
             more.push(ready.more);
+            profiles.push(Profile { restore_bytes_per_second: ready.restore_bytes_per_second, unicast: ready.unicast });
             seen.extend(ChunkRange::checked(&ready.want, u32::MAX).unwrap());
         }
         assert_eq!(more, [true, true, false]);
+        assert_eq!(profiles, [Profile::default(), Profile::default(), profile], "in the last part only");
         assert_eq!(seen, want);
     }
 
     #[test]
     fn an_empty_want_set_is_said_too() {
         let expected = v1::Ready { receiver_id: 1, want: Vec::new(), more: false, restore_bytes_per_second: 0, unicast: false };
-        assert_eq!(ready_messages(1, &[]), [receiver_message::Message::Ready(expected)]);
+        let opening = Opening { want: Vec::new(), profile: Profile::default() };
+        assert_eq!(ready_messages(1, &opening), [receiver_message::Message::Ready(expected)]);
     }
 }

@@ -8,6 +8,7 @@ mod address;
 mod backoff;
 mod connect;
 mod error;
+mod fetch;
 mod link;
 mod tls;
 
@@ -19,9 +20,9 @@ pub use wire::Fingerprint;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use wire::StreamId;
 use wire::report::{ChunkRange, Report};
 use wire::session::SessionParameters;
+use wire::{ChunkId, StreamId};
 
 /// To whom to connect, as whom, and for what.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct ConnectOptions {
     pub trust: Trust,
     /// This receiver's name on the operator's list.
     pub name: String,
+    /// The group that the operator has put it into, for priorities; may be empty.
+    pub group: String,
     /// The image that it wants.
     pub image: String,
     /// How long to try to reach a sender that does not answer, at the start and after a loss.
@@ -77,6 +80,16 @@ pub enum ToSender {
     Ready {
         /// Ascending.
         want: Vec<ChunkRange>,
+        /// What the sender should know of this receiver.
+        profile: Profile,
+    },
+    /// Bring these chunks over the connection; [`ControlLink::fetched`] gives them one by one. Dropped while there is no connection, and
+    /// forgotten when it is lost.
+    Fetch {
+        /// Any number that tells this call from others.
+        call: u32,
+        /// Ascending.
+        chunks: Vec<ChunkRange>,
     },
     /// A report. Dropped while this receiver is not on the list: the next `Ready` says all that it would have said.
     Report(Report),
@@ -89,6 +102,34 @@ pub enum ToSender {
     },
     /// The receiver gives up, for this reason. May come instead of the first `Ready`. Repeated like `Complete`.
     Failed(String),
+}
+
+/// What a receiver says of itself when it is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Bytes of stored chunks a second that it restores; 0 when it does not know.
+    pub restore_bytes_per_second: u64,
+    /// No multicast reaches it: it fetches all that it wants.
+    pub unicast: bool,
+}
+
+/// What comes of a [`ToSender::Fetch`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// A chunk, as the sender gave it.
+    Chunk {
+        /// Which the sender says it is.
+        chunk: ChunkId,
+        /// Its stored bytes, unchecked.
+        stored: Vec<u8>,
+    },
+    /// The call has ended; what of it did not come by now does not come.
+    Ended {
+        /// Which call.
+        call: u32,
+        /// Why the sender could not bring all, in its words.
+        outcome: Result<(), String>,
+    },
 }
 
 /// What the receiver hears from its sender, or about the connection.

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 
 use super::{Error, Link};
-use crate::control::{FromSender, ToSender};
+use crate::control::{FromSender, Profile, ToSender};
+
+/// What a receiver says that has everything.
+const NOTHING_WANTED: ToSender = ToSender::Ready { want: Vec::new(), profile: Profile { restore_bytes_per_second: 0, unicast: false } };
 
 /// Waits for the writer, and answers the sender meanwhile: flushing a disk can take longer than a connection lives.
 pub(super) fn await_writer(
@@ -21,7 +24,7 @@ pub(super) fn await_writer(
                 Err(_) => Err(Error::Panicked("writer")),
             },
             recv(events) -> event => match event {
-                Ok(FromSender::NeedReady) => link.send(ToSender::Ready { want: Vec::new() }),
+                Ok(FromSender::NeedReady) => link.send(NOTHING_WANTED),
                 Ok(FromSender::Lost(why)) => {
                     let _ = notices.send(format!("lost the sender ({why}); all data is here"));
                 }
@@ -41,7 +44,7 @@ pub(super) fn announce(link: &dyn Link, complete: impl Fn() -> ToSender, within:
         match link.events().recv_deadline(deadline) {
             Ok(FromSender::Acknowledged) => return true,
             Ok(FromSender::NeedReady) => {
-                link.send(ToSender::Ready { want: Vec::new() });
+                link.send(NOTHING_WANTED);
                 link.send(complete());
             }
             Ok(FromSender::Lost(why)) => {

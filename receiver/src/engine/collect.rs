@@ -13,6 +13,19 @@ use super::Progress;
 use super::finish::{Assembled, Verdict};
 use crate::assemble::{Assembler, EntryIndex, Placement};
 
+/// What became of a chunk that was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Supply {
+    /// The finisher has it.
+    Taken,
+    /// It is here already.
+    NotWanted,
+    /// It is not what the manifest promises.
+    WrongLength,
+    /// There is no buffer now.
+    NoRoom,
+}
+
 /// The assembler with the memory that it decides over.
 pub(super) struct Collector {
     pub(super) assembler: Assembler,
@@ -106,6 +119,42 @@ impl Collector {
                 let _ = self.assembled.send(Assembled { completed, buffer });
             }
         }
+    }
+
+    /// Takes a whole chunk that was fetched.
+    pub(super) fn supply(&mut self, chunk: ChunkId, stored: &[u8]) -> Supply {
+        let Some(stored_bytes) = self.assembler.wants(chunk) else { return Supply::NotWanted };
+        if stored.len() != stored_bytes as usize {
+            return Supply::WrongLength;
+        }
+        if !self.assembler.is_open(chunk) && self.pool.available() == 0 && !self.make_room() {
+            return Supply::NoRoom;
+        }
+        let Some((completed, entry)) = self.assembler.supply(chunk) else { return Supply::NotWanted };
+        let in_assembly = entry.and_then(|entry| self.buffers[entry.0].take());
+        self.in_assembly -= usize::from(in_assembly.is_some());
+        // This thread alone takes from the pool, and there was one.
+        let Some(mut buffer) = in_assembly.or_else(|| self.pool.take()) else { return Supply::NoRoom };
+        match buffer.get_mut(..stored.len()) {
+            Some(room) => room.copy_from_slice(stored),
+            None => return Supply::WrongLength,
+        }
+        self.wants.clear(chunk.0);
+        self.has_data = true;
+        // See `symbol`.
+        let _ = self.assembled.send(Assembled { completed, buffer });
+        Supply::Taken
+    }
+
+    /// Gives up a chunk in assembly for the sake of one that is here whole. Not when it is the disk that has the buffers: they come back.
+    fn make_room(&mut self) -> bool {
+        if self.waiting() > self.buffer_count / 2 {
+            return false;
+        }
+        let Some(entry) = self.assembler.make_room() else { return false };
+        self.in_assembly -= usize::from(self.buffers[entry.0].take().is_some());
+        self.given_up += 1;
+        true
     }
 
     /// Gives a new entry a buffer. When all are with the finisher, the chunk is given up for now; it stays wanted.

@@ -2,7 +2,7 @@
 
 use crossbeam_channel::Receiver;
 
-use crate::control::{ControlLink, FromSender, ToSender};
+use crate::control::{ControlLink, Fetched, FromSender, ToSender};
 
 /// The way to the sender and back.
 pub trait Link {
@@ -11,6 +11,9 @@ pub trait Link {
 
     /// What the sender says, and what becomes of the connection.
     fn events(&self) -> &Receiver<FromSender>;
+
+    /// What has come of a [`ToSender::Fetch`], if something has. Never waits.
+    fn fetched(&self) -> Option<Fetched>;
 }
 
 impl Link for ControlLink {
@@ -20,5 +23,9 @@ impl Link for ControlLink {
 
     fn events(&self) -> &Receiver<FromSender> {
         ControlLink::events(self)
+    }
+
+    fn fetched(&self) -> Option<Fetched> {
+        ControlLink::fetched(self)
     }
 }

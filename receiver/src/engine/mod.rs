@@ -19,13 +19,14 @@ mod progress;
 mod round;
 mod silence;
 mod streams;
+mod unicast;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 use image::restore::{BufferPool, Present, Target, Writer};
@@ -35,7 +36,7 @@ use wire::report::ChunkRange;
 use wire::session::SessionParameters;
 
 use crate::assemble::{AssembleConfig, Assembler};
-use crate::control::{StreamInfo, ToSender};
+use crate::control::{Profile, StreamInfo, ToSender};
 use crate::intake::{self, Opened};
 use closing::{announce, await_writer};
 use collect::Collector;
@@ -44,7 +45,10 @@ pub use link::Link;
 pub use memory::{ASSEMBLY_BUFFERS_MIN, MemoryPlan, TooLittle};
 pub use progress::Progress;
 use round::{End, Round};
+use silence::Silence;
 use streams::Streams;
+use unicast::Unicast;
+pub use unicast::UnicastMode;
 
 /// Writes in flight: enough to keep an NVMe drive busy with 256 KiB each.
 const WRITE_DEPTH: u32 = 32;
@@ -57,7 +61,7 @@ pub struct Setup {
     pub manifest: Arc<Manifest>,
     /// Its streams.
     pub streams: Vec<StreamInfo>,
-    /// The first stream's group joined, filter attached, sockets open.
+    /// The first stream's group joined, filter attached, sockets open; or [`Opened::nothing`].
     pub opened: Opened,
     /// Open and not yet written to.
     pub target: Target,
@@ -69,6 +73,10 @@ pub struct Setup {
     pub workers: usize,
     /// Cores to pin threads to: intake, writer, workers, in turn. Empty: not pinned.
     pub cores: Vec<usize>,
+    /// When to take everything by unicast.
+    pub unicast: UnicastMode,
+    /// What this machine restores, in bytes of stored chunks a second; 0 when it is not known.
+    pub restore_bytes_per_second: u64,
     /// Least time between reports.
     pub report_interval_us: u32,
     /// How long to wait for the sender to acknowledge the completion.
@@ -93,6 +101,9 @@ pub enum Error {
     /// The group of a stream cannot be joined.
     #[error(transparent)]
     Join(#[from] intake::Error),
+    /// The sender cannot give chunks that multicast does not bring.
+    #[error("the sender was asked for chunks by unicast: {0}")]
+    Unicast(String),
     /// The sender went away for good.
     #[error("the sender is lost: {0}")]
     SenderLost(String),
@@ -153,7 +164,7 @@ pub fn run(setup: Setup, link: &dyn Link) -> Result<Finished, Error> {
 /// Receives and writes all chunks and finishes the target.
 fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
     let Setup { parameters, manifest, streams, opened, target, present, plan, workers, cores, .. } = setup;
-    let Setup { report_interval_us, progress, notices, stop, .. } = setup;
+    let Setup { report_interval_us, progress, notices, stop, unicast: unicast_mode, restore_bytes_per_second, .. } = setup;
     let pool = BufferPool::new(plan.assembly_buffers, plan.assembly_buffer_bytes)?;
     let raw_pool = BufferPool::new(plan.raw_buffers, plan.raw_buffer_bytes)?;
     let pools: &[&BufferPool] = if plan.raw_buffers > 0 { &[&pool, &raw_pool] } else { &[&pool] };
@@ -214,12 +225,29 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
         assembler.set_report_interval(report_interval_us.into());
         // Any number will do that other receivers hardly have too: the standard library's seed for its hash maps is random.
         assembler.spread_reports(RandomState::new().build_hasher().finish());
-        let streams = Streams::new(streams);
+        let profile = Profile { restore_bytes_per_second, unicast: unicast_mode == UnicastMode::Always };
+        progress.by_unicast.store(profile.unicast, Ordering::Relaxed);
+        let streams = Streams::new(if profile.unicast { Vec::new() } else { streams });
         assembler.listen_to(streams.followed());
         let collector = Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), &parameters, assembled_in);
         collector.want(wanted_ids(), parameters.chunk_count);
 
-        let mut round = Round::new(collector, opened, streams, verdicts, link, &progress, &notices);
+        let started = Instant::now();
+        let mut round = Round {
+            collector,
+            opened,
+            streams,
+            silence: Silence::new(started),
+            unicast: Unicast::default(),
+            unicast_mode,
+            profile,
+            waiting: None,
+            verdicts,
+            link,
+            progress: &progress,
+            notices: &notices,
+            started,
+        };
         let end = round.run(&stop);
         round.publish();
         // Sockets, then filter, then groups; and with the collector the channel to the finisher, which ends.

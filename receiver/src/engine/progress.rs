@@ -2,7 +2,7 @@
 //! earlier or later than the others.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Counters that all threads of one receiver share.
@@ -26,6 +26,10 @@ pub struct Progress {
     pub chunks_corrupt: AtomicU64,
     /// Chunks given up for want of memory, and wanted again.
     pub chunks_given_up: AtomicU64,
+    /// Chunks that came by unicast.
+    pub chunks_by_unicast: AtomicU64,
+    /// Everything comes by unicast.
+    pub by_unicast: AtomicBool,
     /// Packets of this session that passed by, wanted or not.
     pub packets_seen: AtomicU64,
     /// Packets that were let through.
@@ -59,6 +63,8 @@ impl Progress {
             chunks_decoded: AtomicU64::new(0),
             chunks_corrupt: AtomicU64::new(0),
             chunks_given_up: AtomicU64::new(0),
+            chunks_by_unicast: AtomicU64::new(0),
+            by_unicast: AtomicBool::new(false),
             packets_seen: AtomicU64::new(0),
             packets_accepted: AtomicU64::new(0),
             packets_dropped: AtomicU64::new(0),

@@ -4,23 +4,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use wire::report::Report;
-use wire::{Micros, StreamId};
+use wire::report::{ChunkRange, Report};
+use wire::{ChunkId, Micros, StreamId};
 
-use super::collect::Collector;
+use super::collect::{Collector, Supply};
 use super::finish::Verdict;
-use super::silence::Silence;
+use super::silence::{HOPELESS_AFTER, Silence};
 use super::streams::Streams;
+use super::unicast::{Unicast, UnicastMode};
 use super::{Error, Link, Progress};
-use crate::control::{FromSender, ToSender};
+use crate::control::{Fetched, FromSender, Profile, ToSender};
 use crate::intake::Opened;
 
 /// Longest sleep of the intake thread: how late a control event or a stop is noticed on a silent network.
 const IDLE_WAIT: Duration = Duration::from_millis(10);
-/// Longest sleep while the finisher has chunks, whose verdicts make reports.
+/// Longest sleep while the finisher has chunks, whose verdicts make reports, or chunks are on their way by unicast.
 const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// Batches of packets between two looks at control events and the clock: at most 64 x 16 packets, 2.5 ms at 0.4 Mpps.
 const BATCHES_PER_ROUND: usize = 16;
+
+/// Chunks by unicast between two looks at packets: 4 MiB, whose copying takes about a millisecond.
+const FETCHED_PER_ROUND: usize = 16;
+/// Whatever chunks there are.
+const ALL_CHUNKS: ChunkRange = ChunkRange { first: ChunkId(0), count: u32::MAX };
 
 /// Why the intake ended early.
 pub(super) enum End {
@@ -31,31 +37,24 @@ pub(super) enum End {
 
 /// See the module's text.
 pub(super) struct Round<'a> {
-    collector: Collector,
-    opened: Opened,
-    streams: Streams,
-    silence: Silence,
-    verdicts: Receiver<Verdict>,
-    link: &'a dyn Link,
-    progress: &'a Progress,
-    notices: &'a Sender<String>,
-    started: Instant,
+    pub(super) collector: Collector,
+    pub(super) opened: Opened,
+    pub(super) streams: Streams,
+    pub(super) silence: Silence,
+    pub(super) unicast: Unicast,
+    pub(super) unicast_mode: UnicastMode,
+    /// What the sender is told of this receiver; its `unicast` says whether everything is fetched.
+    pub(super) profile: Profile,
+    /// A chunk that came by unicast and waits for a buffer.
+    pub(super) waiting: Option<Fetched>,
+    pub(super) verdicts: Receiver<Verdict>,
+    pub(super) link: &'a dyn Link,
+    pub(super) progress: &'a Progress,
+    pub(super) notices: &'a Sender<String>,
+    pub(super) started: Instant,
 }
 
-impl<'a> Round<'a> {
-    pub(super) fn new(
-        collector: Collector,
-        opened: Opened,
-        streams: Streams,
-        verdicts: Receiver<Verdict>,
-        link: &'a dyn Link,
-        progress: &'a Progress,
-        notices: &'a Sender<String>,
-    ) -> Round<'a> {
-        let started = Instant::now();
-        Round { collector, opened, streams, silence: Silence::new(started), verdicts, link, progress, notices, started }
-    }
-
+impl Round<'_> {
     /// Until all chunks are verified and the sender has been told.
     pub(super) fn run(&mut self, stop: &AtomicBool) -> Result<(), End> {
         loop {
@@ -69,11 +68,12 @@ impl<'a> Round<'a> {
             if self.collector.assembler.is_done() && self.collector.assembler.report_due_at().is_none() {
                 return Ok(());
             }
+            let fetched = self.take_fetched()?;
             if self.take_packets()? {
                 self.silence.broken(Instant::now());
-            } else {
+            } else if !fetched {
                 self.wait()?;
-                self.mind_silence();
+                self.mind_silence()?;
             }
         }
     }
@@ -86,10 +86,19 @@ impl<'a> Round<'a> {
         loop {
             match self.verdicts.try_recv() {
                 Ok(verdict) => {
-                    if let Verdict::Verified(_) = verdict {
-                        self.progress.chunks_verified.fetch_add(1, Ordering::Relaxed);
-                    }
                     self.collector.judge(verdict);
+                    match verdict {
+                        Verdict::Verified(chunk) => {
+                            self.progress.chunks_verified.fetch_add(1, Ordering::Relaxed);
+                            let by_unicast = self.unicast.verified(chunk);
+                            self.progress.chunks_by_unicast.fetch_add(by_unicast.into(), Ordering::Relaxed);
+                        }
+                        Verdict::Corrupt(chunk) => {
+                            self.unicast.damaged(chunk).map_err(unicast_failed)?;
+                            // One of which nothing more comes by multicast.
+                            self.unicast.fetch(self.profile.unicast.then_some(chunk));
+                        }
+                    }
                 }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(End::FinisherGone),
@@ -105,10 +114,7 @@ impl<'a> Round<'a> {
                 Err(TryRecvError::Disconnected) => return Err(End::Error(Error::SenderLost("the control thread has ended".to_owned()))),
             };
             match event {
-                FromSender::NeedReady => {
-                    self.collector.assembler.reconnected();
-                    self.link.send(ToSender::Ready { want: self.collector.assembler.wanted() });
-                }
+                FromSender::NeedReady => self.begin_attendance(),
                 FromSender::Pace(interval_us) => self.collector.assembler.set_report_interval(interval_us.into()),
                 FromSender::Lost(why) => {
                     let _ = self.notices.send(format!("lost the sender ({why}); taking what still passes and trying to reach it again"));
@@ -118,11 +124,73 @@ impl<'a> Round<'a> {
                 FromSender::GaveUp(why) => return Err(End::Error(Error::SenderLost(why))),
                 FromSender::Listed => {
                     self.silence.listen(Instant::now());
-                    let _ = self.notices.send("on the sender's list".to_owned());
+                    let how = if self.profile.unicast { ", taking everything by unicast" } else { "" };
+                    let _ = self.notices.send(format!("on the sender's list{how}"));
+                    if self.profile.unicast {
+                        self.fetch(&[ALL_CHUNKS]);
+                    }
                 }
-                FromSender::Streams(streams) => self.follow(&streams)?,
-                FromSender::Acknowledged | FromSender::TakeByUnicast(_) => {}
+                FromSender::Streams(streams) if !self.profile.unicast => self.follow(&streams)?,
+                FromSender::TakeByUnicast(chunks) => self.fetch(&chunks),
+                FromSender::Acknowledged | FromSender::Streams(_) => {}
             }
+        }
+    }
+
+    /// Tells the sender what is wanted; it knows nothing else, and has forgotten what is to be fetched.
+    fn begin_attendance(&mut self) {
+        self.unicast.reconnected();
+        self.streams.reconnected();
+        self.collector.assembler.reconnected();
+        self.link.send(ToSender::Ready { want: self.collector.assembler.wanted(), profile: self.profile });
+    }
+
+    /// What of `chunks` is wanted is to be fetched.
+    fn fetch(&mut self, chunks: &[ChunkRange]) {
+        let mut chunks = chunks.to_vec();
+        chunks.sort_unstable_by_key(|run| run.first);
+        let named = |chunk: &ChunkId| {
+            let after = chunks.partition_point(|run| run.first <= *chunk);
+            after.checked_sub(1).is_some_and(|at| chunk.0 - chunks[at].first.0 < chunks[at].count)
+        };
+        self.unicast.fetch(self.collector.assembler.wanted().into_iter().flat_map(ChunkRange::chunks).filter(named));
+    }
+
+    /// Takes chunks that came by unicast as far as there are buffers, and asks for more. Whether some came.
+    fn take_fetched(&mut self) -> Result<bool, End> {
+        let mut any = false;
+        for _ in 0..FETCHED_PER_ROUND {
+            if self.waiting.is_none() && !self.unicast.is_calling() {
+                break;
+            }
+            let Some(fetched) = self.waiting.take().or_else(|| self.link.fetched()) else { break };
+            match &fetched {
+                Fetched::Ended { call, outcome } => self.unicast.ended(*call, outcome.clone()).map_err(unicast_failed)?,
+                &Fetched::Chunk { chunk, ref stored } => match self.collector.supply(chunk, stored) {
+                    Supply::Taken => self.unicast.supplied(chunk),
+                    Supply::NotWanted => self.unicast.passed_over(chunk),
+                    Supply::WrongLength => self.unicast.damaged(chunk).map_err(unicast_failed)?,
+                    Supply::NoRoom => {
+                        self.waiting = Some(fetched);
+                        break;
+                    }
+                },
+            }
+            any = true;
+        }
+        if any {
+            self.note_first_data();
+        }
+        let assembler = &self.collector.assembler;
+        if let Some((call, chunks)) = self.unicast.next_call(|chunk| assembler.wants(chunk).is_some()) {
+            self.link.send(ToSender::Fetch { call, chunks });
+        }
+        Ok(any)
+    }
+
+    fn note_first_data(&self) {
+        if !self.progress.has_data() && self.collector.has_data() {
+            self.progress.note_first_data();
         }
     }
 
@@ -133,8 +201,7 @@ impl<'a> Round<'a> {
             self.collector.assembler.listen_to(self.streams.followed());
             tracing::debug!("following {} of the session's streams", self.streams.followed().len());
         }
-        // From now on something should come.
-        self.silence.broken(Instant::now());
+        self.silence.listen(Instant::now());
         Ok(())
     }
 
@@ -187,28 +254,56 @@ impl<'a> Round<'a> {
                 collector.assembler.note_traffic(seen);
             }
         }
-        if any && !self.progress.has_data() && self.collector.has_data() {
-            self.progress.note_first_data();
+        if any {
+            self.note_first_data();
         }
         Ok(any)
     }
 
     /// Joins the groups again when nothing comes from them: a switch may have missed the first report, or forgotten the membership.
-    fn mind_silence(&mut self) {
-        if self.streams.followed().is_empty() || !self.silence.is_due(Instant::now()) {
-            return;
+    fn mind_silence(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.streams.followed().is_empty() {
+            return Ok(());
+        }
+        if self.silence.is_hopeless(now) && self.opened.filter.counts().seen == 0 {
+            return self.do_without_multicast();
+        }
+        if !self.silence.is_due(now) {
+            return Ok(());
         }
         // Packets that ended in the filter were heard too.
         let seen = self.opened.filter.counts().seen;
-        let Some(silent_for) = self.silence.look(Instant::now(), seen) else { return };
+        let Some(silent_for) = self.silence.look(now, seen) else { return Ok(()) };
         let again = self.opened.membership.join_again(&self.opened.intake.sockets());
         let outcome =
             again.map_or_else(|error| format!("joining its groups again failed: {error}"), |()| "joined its groups again".to_owned());
         let _ = self.notices.send(format!("nothing heard of the stream for {:.0} s; {outcome}", silent_for.as_secs_f64()));
+        Ok(())
+    }
+
+    /// Nothing at all came, though the groups were joined again: says so and, where the sender has said that something should come, takes
+    /// everything by unicast from now on.
+    fn do_without_multicast(&mut self) -> Result<(), End> {
+        self.silence.resign();
+        let silent = format!("no packet of the streams has come in {} s", HOPELESS_AFTER.as_secs());
+        if self.unicast_mode != UnicastMode::Auto || !self.streams.carry_something() {
+            let _ = self.notices.send(format!(
+                "{silent}: the sender has not begun yet, or no multicast reaches this machine, which can take the image with --unicast always"
+            ));
+            return Ok(());
+        }
+        let _ = self.notices.send(format!("{silent}: no multicast reaches this machine; taking everything by unicast"));
+        self.profile.unicast = true;
+        self.progress.by_unicast.store(true, Ordering::Relaxed);
+        self.follow(&[])?;
+        self.begin_attendance();
+        Ok(())
     }
 
     fn wait(&mut self) -> Result<(), End> {
-        let limit = if self.collector.waiting() > 0 { BUSY_WAIT } else { IDLE_WAIT };
+        let busy = self.collector.waiting() > 0 || self.unicast.is_calling();
+        let limit = if busy { BUSY_WAIT } else { IDLE_WAIT };
         let due = self.collector.assembler.report_due_at().map(|due| Duration::from_micros(due.since(self.now())));
         let timeout = due.map_or(limit, |due| due.min(limit));
         if timeout.is_zero() {
@@ -216,4 +311,8 @@ impl<'a> Round<'a> {
         }
         self.opened.intake.wait(timeout).map_err(|error| End::Error(Error::Intake(error)))
     }
+}
+
+fn unicast_failed(why: String) -> End {
+    End::Error(Error::Unicast(why))
 }

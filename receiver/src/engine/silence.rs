@@ -7,6 +7,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// A sender may also have nothing to send yet; each pause is twice the one before it, up to this.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// A receiver that has never heard anything after this long, having joined its groups twice more, will hardly hear anything.
+pub(super) const HOPELESS_AFTER: Duration = Duration::from_secs(10);
+
 /// See the module's text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
@@ -17,16 +20,18 @@ pub(super) struct Silence {
     pause: Duration,
     /// Packets that had been seen when this was last looked at.
     seen: u64,
+    /// It was said that there is no hope.
+    resigned: bool,
 }
 
 impl Silence {
     pub(super) fn new(now: Instant) -> Silence {
-        Silence { listening: false, since: now, due: now + FIRST_PAUSE, pause: FIRST_PAUSE, seen: 0 }
+        Silence { listening: false, since: now, due: now + FIRST_PAUSE, pause: FIRST_PAUSE, seen: 0, resigned: false }
     }
 
     /// From now on something should come.
     pub(super) fn listen(&mut self, now: Instant) {
-        self.listening = true;
+        (self.listening, self.resigned) = (true, false);
         self.broken(now);
     }
 
@@ -38,6 +43,16 @@ impl Silence {
     /// Whether it is worth to find out how many packets were seen.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.listening && now >= self.due
+    }
+
+    /// Whether nothing was seen for so long that nothing will be; until that is resigned to.
+    pub(super) fn is_hopeless(&self, now: Instant) -> bool {
+        self.listening && !self.resigned && self.seen == 0 && now - self.since >= HOPELESS_AFTER
+    }
+
+    /// It has been dealt with.
+    pub(super) fn resign(&mut self) {
+        self.resigned = true;
     }
 
     /// `seen` packets were seen so far. Answers how long there was silence, when that calls for an attempt to end it.
@@ -79,6 +94,21 @@ mod tests {
             }
         }
         assert_eq!(attempts, [2, 6, 14, 30, 62, 122, 182]);
+    }
+
+    #[test]
+    fn ten_seconds_without_anything_ever_are_hopeless_once() {
+        let start = Instant::now();
+        let mut silence = Silence::new(start);
+        assert!(!silence.is_hopeless(after(start, 100)), "it is not listed");
+        silence.listen(start);
+        assert!(!silence.is_hopeless(after(start, 9)) && silence.is_hopeless(after(start, 10)));
+        silence.resign();
+        assert!(!silence.is_hopeless(after(start, 20)));
+        silence.listen(after(start, 30));
+        assert!(silence.is_hopeless(after(start, 40)));
+        silence.look(after(start, 40), 1);
+        assert!(!silence.is_hopeless(after(start, 60)), "it is the sender that has nothing to say");
     }
 
     #[test]

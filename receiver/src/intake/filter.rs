@@ -74,6 +74,11 @@ impl PacketFilter {
         }
     }
 
+    /// For an intake where nothing comes.
+    pub(super) fn without_packets(parameters: &SessionParameters) -> PacketFilter {
+        Self::in_user_space(parameters, "unicast".to_owned())
+    }
+
     fn in_user_space(parameters: &SessionParameters, because: String) -> PacketFilter {
         let (match_value, match_mask) = filter_match(parameters.session);
         PacketFilter {

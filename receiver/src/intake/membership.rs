@@ -33,6 +33,11 @@ impl Membership {
         Ok(membership)
     }
 
+    /// Of no groups, on no interface.
+    pub(super) fn none() -> Membership {
+        Membership { interface_index: 0, interface_name: String::new(), members: Vec::new() }
+    }
+
     /// Joins those of `groups` that are not joined yet, then leaves all others.
     ///
     /// # Errors

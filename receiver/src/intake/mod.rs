@@ -125,7 +125,38 @@ pub struct Opened {
     pub membership: Membership,
 }
 
+/// No packets: for a receiver that multicast does not reach.
+struct NoPackets;
+
+impl Intake for NoPackets {
+    fn receive(&mut self, _handle: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        std::thread::sleep(timeout);
+        Ok(())
+    }
+
+    fn overruns(&self) -> u64 {
+        0
+    }
+
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
+    fn describe(&self) -> &str {
+        "none (unicast)"
+    }
+}
+
 impl Opened {
+    /// Nothing: no group is joined, no packet comes, and no privilege is needed.
+    pub fn nothing(parameters: &SessionParameters) -> Opened {
+        Opened { intake: Box::new(NoPackets), filter: PacketFilter::without_packets(parameters), membership: Membership::none() }
+    }
+
     /// Joins those of `groups` that are not joined yet, then leaves all others.
     ///
     /// # Errors

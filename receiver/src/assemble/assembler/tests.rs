@@ -1,7 +1,8 @@
 //! Each rule of the assembler, one at a time.
 
 use super::*;
-use wire::{Sequence, SessionId, StreamId, SymbolIndex};
+use wire::report::Report;
+use wire::{Sequence, SessionId, StreamId};
 
 const K: u16 = 20;
 const STORED_BYTES: u32 = 20 * 64;
@@ -375,6 +376,35 @@ fn packets_of_a_stream_that_comes_although_it_was_left_hide_no_loss() {
     let report = report(&mut assembler);
     assert_eq!((report.packets_sent, report.packets_seen), (200, 190));
     assert_eq!(report.passed, [(STREAM, Sequence(200))]);
+}
+
+#[test]
+fn a_chunk_that_came_otherwise_is_pending_and_its_entry_free() {
+    let mut assembler = assembler(4);
+    give(&mut assembler, 2, 0..5, 1);
+    assert_eq!((assembler.wants(ChunkId(2)), assembler.wants(ChunkId(5))), (Some(STORED_BYTES), None));
+    let (completed, entry) = assembler.supply(ChunkId(2)).unwrap();
+    assert!(completed.has_all_sources() && completed.source_present.contains(SymbolIndex(K - 1)));
+    assert_eq!((completed.chunk, entry), (ChunkId(2), Some(EntryIndex(0))));
+    assert_eq!(assembler.supply(ChunkId(2)), None, "it is here");
+    assert_eq!(give(&mut assembler, 2, [7], 2), [Placement::Ignore(Ignored::Unwanted)]);
+    assert_eq!(assembler.supply(ChunkId(3)).unwrap().1, None);
+    assembler.corrupt(ChunkId(3));
+    assembler.verified(ChunkId(2));
+    let report = report(&mut assembler);
+    assert_eq!((report.completed.as_slice(), report.passed.as_slice()), (&[ChunkRange { first: ChunkId(2), count: 1 }][..], &[][..]));
+    assert_eq!(assembler.wants(ChunkId(3)), Some(STORED_BYTES), "wanted again");
+}
+
+#[test]
+fn room_is_made_where_least_is_lost() {
+    let mut assembler = assembler(4);
+    assert_eq!(assembler.make_room(), None);
+    give(&mut assembler, 2, 0..15, 1);
+    give(&mut assembler, 3, 0..11, 1);
+    assert_eq!(assembler.make_room(), Some(EntryIndex(1)));
+    assert_eq!(assembler.wants(ChunkId(3)), Some(STORED_BYTES));
+    assert_eq!(assembler.remaining(), 3);
 }
 
 #[test]

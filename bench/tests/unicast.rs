@@ -1,0 +1,315 @@
+//! Images over the control connection: the real control server, the real link and the real engine, and no multicast at all.
+
+#![allow(clippy::unwrap_used)]
+
+use crossbeam_channel::{Receiver, unbounded};
+use image::Pack;
+use image::pack::{ImageSpec, PackOptions, build};
+use image::restore::{Present, Target, TargetOptions};
+use receiver::control::{ConnectOptions, ServerAddress, Trust, enrol};
+use receiver::engine::{self, Error, Finished, MemoryPlan, Progress, Setup, UnicastMode};
+use receiver::intake::Opened;
+use receiver::trust::checked_manifest;
+use sender::control::{
+    ChunkSource, ControlConfig, ControlEvent, ControlServer, Directive, ImageInfo, Limits, OperatorAccess, OperatorToken, Outcome,
+    Priorities, ServerIdentity, SessionInfo, Settings, StreamInfo,
+};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+use tempfile::TempDir;
+use wire::report::ChunkRange;
+use wire::session::SessionParameters;
+use wire::{ChunkId, SessionId, StreamId};
+
+/// Every wait ends in a panic after this.
+const DEADLINE: Duration = Duration::from_secs(30);
+const IMAGE_BYTES: usize = 20 << 20;
+const STREAM: StreamId = StreamId(3);
+
+/// A pack as a source of chunks, with what may be wrong with it.
+#[derive(Debug)]
+struct Source {
+    pack: Pack,
+    fault: Mutex<Fault>,
+    /// Chunks that were asked for.
+    asked: AtomicU32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    /// Takes its time over each chunk.
+    Slow,
+    /// This chunk has a wrong bit.
+    Flipped(u32),
+    /// This chunk is too short.
+    Short(u32),
+    /// This chunk cannot be read.
+    Unreadable(u32),
+}
+
+impl ChunkSource for Source {
+    fn stored(&self, chunk: ChunkId) -> Result<Vec<u8>, String> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let mut stored = self.pack.stored(chunk)?;
+        match *self.fault.lock().unwrap() {
+            Fault::Slow => thread::sleep(Duration::from_millis(20)),
+            Fault::Flipped(wrong) if wrong == chunk.0 => stored[7] ^= 1,
+            Fault::Short(wrong) if wrong == chunk.0 => drop(stored.pop()),
+            Fault::Unreadable(wrong) if wrong == chunk.0 => return Err(format!("chunk {chunk} of fleet.pack: bad sector")),
+            _ => {}
+        }
+        Ok(stored)
+    }
+}
+
+/// A pack of one image, and where it is to go.
+struct Stage {
+    directory: TempDir,
+    source: Arc<Source>,
+    info: SessionInfo,
+}
+
+struct Server {
+    control: ControlServer,
+    events: Receiver<ControlEvent>,
+}
+
+impl Stage {
+    fn new(fault: Fault) -> Stage {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let mut bytes = vec![0; IMAGE_BYTES];
+        let mut state = 1_u64;
+        // Incompressible and compressible megabytes in turn.
+        for (at, word) in bytes.chunks_exact_mut(8).enumerate() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            word.copy_from_slice(&if at >> 17 & 1 == 0 { state } else { (at as u64) << 20 | 1 }.to_le_bytes());
+        }
+        fs::write(at("web.raw"), bytes).unwrap();
+        let spec = ImageSpec { name: "web".to_owned(), path: at("web.raw") };
+        let pack = build(&[spec], &at("pack"), &PackOptions::default(), &image::Progress::default()).unwrap();
+        let parameters = SessionParameters {
+            session: SessionId(7),
+            symbol_bytes: 1408,
+            chunk_count: pack.chunks().len() as u32,
+            chunk_bytes_max: pack.chunk_pages() * 4096,
+        };
+        let all = ChunkRange { first: ChunkId(0), count: parameters.chunk_count };
+        let web = ImageInfo { name: "web".to_owned(), manifest: pack.manifest_section(0).unwrap(), chunks: vec![all] };
+        let (pack_root, proof) = (pack.root(), Vec::new());
+        let source = Arc::new(Source { pack, fault: Mutex::new(fault), asked: AtomicU32::new(0) });
+        let info = SessionInfo {
+            parameters,
+            pack_root,
+            proof,
+            chunk_source: Some(source.clone()),
+            images: vec![web],
+            streams: vec![StreamInfo { id: STREAM, group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
+            report_interval_us: 10_000,
+        };
+        Stage { directory, source, info }
+    }
+
+    fn chunk_count(&self) -> u32 {
+        self.info.parameters.chunk_count
+    }
+
+    fn target(&self) -> PathBuf {
+        self.directory.path().join("target")
+    }
+
+    fn serve(&self, listen: SocketAddr) -> Server {
+        let state = self.directory.path().join("state");
+        let identity = ServerIdentity::load_or_create(&state).unwrap();
+        let (sender, events) = unbounded();
+        let config = ControlConfig {
+            listen,
+            limits: Limits::default(),
+            settings: Settings { rate_cap_bits_per_second: 1_000_000_000, priorities: Priorities::default() },
+            access: OperatorAccess { token: OperatorToken::load_or_create(&state).unwrap(), public_status: false },
+        };
+        let control = ControlServer::start(config, &identity, self.info.clone(), Arc::default(), sender).unwrap();
+        Server { control, events }
+    }
+
+    fn serve_anywhere(&self) -> Server {
+        self.serve(([127, 0, 0, 1], 0).into())
+    }
+
+    /// The whole receiver, on the calling thread, until its end.
+    fn receive(&self, server: SocketAddr, unicast: UnicastMode) -> (Result<Finished, Error>, Arc<Progress>) {
+        let options = ConnectOptions {
+            server: ServerAddress::from(server),
+            trust: Trust::AnyServer,
+            name: "node-1".to_owned(),
+            group: String::new(),
+            image: "web".to_owned(),
+            give_up_after: DEADLINE,
+        };
+        let (enrolled, link) = enrol(&options).unwrap();
+        let manifest = checked_manifest(&enrolled, "web", None).unwrap();
+        let progress = Arc::new(Progress::new(engine::total_bytes(&manifest)));
+        let (notices, _heard) = unbounded();
+        let setup = Setup {
+            parameters: enrolled.parameters,
+            streams: enrolled.streams,
+            opened: Opened::nothing(&enrolled.parameters),
+            target: Target::open(&self.target(), &manifest, &TargetOptions::default()).unwrap(),
+            plan: MemoryPlan::new(32 << 20, 0, &enrolled.parameters, true, 0).unwrap(),
+            present: Present::none(&manifest),
+            manifest: Arc::new(manifest),
+            workers: 0,
+            cores: Vec::new(),
+            unicast,
+            restore_bytes_per_second: 0,
+            report_interval_us: enrolled.report_interval_us,
+            acknowledge_within: DEADLINE,
+            progress: Arc::clone(&progress),
+            notices,
+            stop: Arc::default(),
+        };
+        let outcome = engine::run(setup, &link);
+        link.close();
+        (outcome, progress)
+    }
+
+    fn assert_whole(&self) {
+        let (source, target) = (fs::read(self.directory.path().join("web.raw")).unwrap(), fs::read(self.target()).unwrap());
+        assert!(source == target, "the target differs");
+    }
+}
+
+impl Server {
+    fn next(&self) -> ControlEvent {
+        self.events.recv_timeout(DEADLINE).unwrap()
+    }
+
+    /// What the engine hears until the receiver has ended: the chunks that were completed, in the order in which that was reported.
+    fn completed(&self) -> (Vec<u32>, Outcome) {
+        let mut chunks = Vec::new();
+        loop {
+            match self.next() {
+                ControlEvent::Joined { .. } | ControlEvent::Settings(_) => {}
+                ControlEvent::Reported { report, .. } => {
+                    assert_eq!(report.passed, [], "no stream was heard");
+                    chunks.extend(report.completed.into_iter().flat_map(ChunkRange::chunks).map(|chunk| chunk.0));
+                }
+                ControlEvent::Left { outcome, .. } => return (chunks, outcome),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_comes_wholly_by_unicast() {
+    let stage = Stage::new(Fault::None);
+    let server = stage.serve_anywhere();
+    let (outcome, progress) = stage.receive(server.control.local_addr(), UnicastMode::Always);
+    assert_eq!(outcome.unwrap(), Finished { acknowledged: true });
+    stage.assert_whole();
+    let ControlEvent::Joined { profile, .. } = server.next() else { panic!() };
+    assert!(profile.unicast);
+    let (mut chunks, outcome) = server.completed();
+    chunks.sort_unstable();
+    assert_eq!((chunks, outcome), ((0..stage.chunk_count()).collect(), Outcome::Completed));
+    assert_eq!(progress.chunks_by_unicast.load(Ordering::Relaxed), u64::from(stage.chunk_count()));
+    assert!(progress.by_unicast.load(Ordering::Relaxed));
+    assert_eq!(stage.source.asked.load(Ordering::Relaxed), stage.chunk_count(), "each once");
+}
+
+#[test]
+fn a_receiver_fetches_the_chunks_that_it_is_told_to_fetch() {
+    let stage = Stage::new(Fault::None);
+    let server = stage.serve_anywhere();
+    let (count, half) = (stage.chunk_count(), stage.chunk_count() / 2);
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| stage.receive(server.control.local_addr(), UnicastMode::Never));
+        let ControlEvent::Joined { receiver: id, profile, .. } = server.next() else { panic!() };
+        assert!(!profile.unicast);
+        let take = |first, count| {
+            let chunks = vec![ChunkRange { first: ChunkId(first), count }];
+            assert!(server.control.director().direct(id, Directive::TakeByUnicast(chunks)));
+        };
+        take(half, count - half);
+        let mut chunks = Vec::new();
+        while chunks.len() < (count - half) as usize {
+            let ControlEvent::Reported { report, .. } = server.next() else { panic!() };
+            chunks.extend(report.completed.into_iter().flat_map(ChunkRange::chunks).map(|chunk| chunk.0));
+        }
+        assert!(chunks.iter().all(|&chunk| chunk >= half), "{chunks:?}");
+        // Some of them are here already, and are not fetched again.
+        take(0, count);
+        assert_eq!(server.completed().1, Outcome::Completed);
+        receiver.join().unwrap().0.unwrap();
+    });
+    stage.assert_whole();
+    assert_eq!(stage.source.asked.load(Ordering::Relaxed), count);
+}
+
+#[test]
+fn a_chunk_that_stays_damaged_is_fetched_three_times_and_the_error_says_so() {
+    let stage = Stage::new(Fault::Flipped(5));
+    for (fault, said) in [
+        (Fault::Flipped(5), "chunk 5 came damaged 3 times"),
+        (Fault::Short(6), "chunk 6 came damaged 3 times"),
+        (Fault::Unreadable(0), "chunk 0 of fleet.pack: bad sector"),
+    ] {
+        *stage.source.fault.lock().unwrap() = fault;
+        let server = stage.serve_anywhere();
+        let (outcome, _) = stage.receive(server.control.local_addr(), UnicastMode::Always);
+        match outcome {
+            Err(error @ Error::Unicast(_)) => assert!(error.to_string().contains(said), "{error}"),
+            other => panic!("{fault:?}: {other:?}"),
+        }
+        let (_, outcome) = server.completed();
+        assert!(matches!(&outcome, Outcome::Failed(why) if why.contains(said)), "the sender knows too: {outcome:?}");
+        assert!(!stage.target().exists(), "it does not look whole");
+    }
+}
+
+#[test]
+fn the_rest_is_fetched_after_the_sender_came_back() {
+    let stage = Stage::new(Fault::Slow);
+    let server = stage.serve_anywhere();
+    let address = server.control.local_addr();
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| stage.receive(address, UnicastMode::Always));
+        while stage.source.asked.load(Ordering::Relaxed) < 10 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // Not stopped in good order: dropped, as when it is killed.
+        drop(server);
+        let server = stage.serve(address);
+        let ControlEvent::Joined { want, .. } = server.next() else { panic!() };
+        let wanted: u32 = want.iter().map(|run| run.count).sum();
+        assert!(wanted > 0 && wanted < stage.chunk_count(), "{wanted} of {} are still wanted", stage.chunk_count());
+        assert_eq!(server.completed().1, Outcome::Completed);
+        receiver.join().unwrap().0.unwrap();
+    });
+    stage.assert_whole();
+}
+
+#[test]
+fn a_receiver_that_hears_nothing_of_streams_that_carry_something_for_it_turns_to_unicast() {
+    let stage = Stage::new(Fault::None);
+    let server = stage.serve_anywhere();
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| stage.receive(server.control.local_addr(), UnicastMode::Auto));
+        let ControlEvent::Joined { receiver: id, profile, .. } = server.next() else { panic!() };
+        assert!(!profile.unicast);
+        assert!(server.control.director().direct(id, Directive::Streams(vec![STREAM])));
+        // Its attendance ends for a new one.
+        assert!(matches!(server.next(), ControlEvent::Left { receiver, outcome: Outcome::Lost(_) } if receiver == id));
+        let ControlEvent::Joined { receiver: again, profile, .. } = server.next() else { panic!() };
+        assert!(again == id && profile.unicast);
+        assert_eq!(server.completed().1, Outcome::Completed);
+        receiver.join().unwrap().0.unwrap();
+    });
+    stage.assert_whole();
+}
