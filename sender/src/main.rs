@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use command::{exit, inspect, keygen, pack, restore, serve, sign, tune, verify};
+use command::{dismiss, exit, inspect, keygen, pack, restore, serve, set, sign, status, tune, verify};
 
 /// Provision many machines at once: images are packed together, and what they share is sent once.
 #[derive(Parser)]
@@ -25,6 +25,9 @@ enum Command {
     Sign(sign::SignArgs),
     Restore(restore::RestoreArgs),
     Serve(serve::ServeArgs),
+    Status(status::StatusArgs),
+    Set(set::SetArgs),
+    Dismiss(dismiss::DismissArgs),
     Tune(tune::TuneArgs),
 }
 
@@ -37,6 +40,9 @@ fn main() -> ExitCode {
         Command::Sign(args) => sign::run(args),
         Command::Restore(args) => restore::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Set(args) => set::run(args),
+        Command::Dismiss(args) => dismiss::run(args),
         Command::Tune(args) => tune::run(args),
     };
     outcome.unwrap_or_else(|error| {

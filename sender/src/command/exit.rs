@@ -2,6 +2,8 @@
 
 use image::ErrorClass;
 
+use super::remote::RemoteError;
+
 /// Printed below the help of every subcommand that works on images and packs.
 pub(crate) const HELP: &str = "\
 Exit codes:
@@ -15,8 +17,14 @@ Exit codes:
   6  the system failed a read, a write or another call
   9  a pack is not signed by the key that was given";
 
+/// The exit code when the network, or who answers there, is not what it should be.
+pub(crate) const NETWORK: u8 = 7;
+
 /// The exit code for an error.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(RemoteError::is_of_the_network)) {
+        return NETWORK;
+    }
     let class = error.chain().find_map(|cause| cause.downcast_ref::<image::Error>()).map(image::Error::class);
     match class {
         None => 1,

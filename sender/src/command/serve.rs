@@ -1,7 +1,7 @@
 //! `discus serve`: multicasts a pack to receivers.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, bounded};
 use image::Pack;
 use sender::control::{
     ControlConfig, ControlError, ControlEvent, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Priorities,
-    PriorityArgument, ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic, default_state_dir,
+    PriorityArgument, ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic,
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
@@ -24,13 +24,12 @@ use wire::session::{SessionParameters, symbol_bytes_for_mtu};
 use wire::{ChunkId, Fingerprint, SessionId, StreamId};
 
 use super::rate::{Rate, display_rate};
+use super::remote::{self, CONTROL_PORT};
 use super::serve_report::{Display, Outcome, Report};
 use super::signals::{self, Signal};
 
 /// Events between the control server and the dispatcher: a report of every one of 4096 receivers and some.
 const EVENTS_MAX: usize = 8192;
-/// Where the control server listens unless the operator says otherwise.
-const CONTROL_PORT: u16 = 4700;
 /// Least time between two reports of a receiver; with many receivers the scheduler asks for more.
 const REPORT_INTERVAL_US: u32 = 10_000;
 /// How often figures are passed on and signals looked for.
@@ -53,8 +52,6 @@ Exit codes:
   130  stopped by SIGINT (Ctrl-C); receivers are told
   143  stopped by SIGTERM; receivers are told";
 
-/// Exit code when the network cannot be used.
-const EXIT_NETWORK: u8 = 7;
 /// Exit code when not every receiver completed.
 const EXIT_INCOMPLETE: u8 = 8;
 
@@ -128,7 +125,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     match outcome {
         Err(error) if is_network(&error) => {
             eprintln!("discus: {error:#}");
-            Ok(ExitCode::from(EXIT_NETWORK))
+            Ok(ExitCode::from(super::exit::NETWORK))
         }
         other => other,
     }
@@ -167,7 +164,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let symbol_bytes = symbol_bytes_for_mtu(mtu_bytes, chunk_bytes_max).map_err(|error| NetworkUnusable(error.to_string()))?;
 
     let settings = settings(args, &pack)?;
-    let state_dir = state_dir(args.state_dir.as_deref())?;
+    let state_dir = remote::state_dir(args.state_dir.as_deref())?;
     let identity = ServerIdentity::load_or_create(&state_dir)?;
     let access = OperatorAccess { token: OperatorToken::load_or_create(&state_dir)?, public_status: args.public_status };
     let fingerprint = identity.fingerprint();
@@ -261,7 +258,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         Outcome::Failed(error) => {
             eprintln!("discus: {error:#}");
             let network = is_network(&error);
-            Ok(ExitCode::from(if network { EXIT_NETWORK } else { super::exit::code_of(&error) }))
+            Ok(ExitCode::from(if network { super::exit::NETWORK } else { super::exit::code_of(&error) }))
         }
     }
 }
@@ -305,11 +302,6 @@ fn mtu(asked: Option<usize>, interface: &Interface) -> anyhow::Result<usize> {
         Some(asked) => Ok(asked),
         None => Ok(interface.mtu_bytes),
     }
-}
-
-fn state_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let default = || default_state_dir().context("there is no home directory to keep the server's key in; give --state-dir");
-    asked.map_or_else(default, |asked| Ok(asked.to_owned()))
 }
 
 /// Listens; where that may be anywhere, on IPv4 alone when the machine has no IPv6.

@@ -12,6 +12,7 @@ use wire::session::SessionParameters;
 
 use super::rate::display_rate;
 use super::signals::Signal;
+use super::table::table;
 
 /// Between two progress lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -236,19 +237,6 @@ fn state_name(state: ReceiverState) -> &'static str {
     }
 }
 
-/// Columns as wide as their longest cell, each row ended by a newline.
-fn table(rows: &[[String; 6]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,12 +245,5 @@ mod tests {
     fn overhead_is_a_share_of_what_is_needed() {
         assert_eq!(overhead(0, 0), 0.0);
         assert!((overhead(1_010, 1_000) - 0.01).abs() < 1e-9);
-    }
-
-    #[test]
-    fn columns_line_up() {
-        let row = |cells: [&str; 6]| cells.map(str::to_owned);
-        let text = table(&[row(["a", "b", "c", "d", "e", "f"]), row(["long", "", "ü", "1/2", "0.1", "0"])]);
-        assert_eq!(text, "a     b  c  d    e    f\nlong     ü  1/2  0.1  0\n");
     }
 }

@@ -19,7 +19,7 @@ const GROUPS_MAX: usize = 4096;
 const IMAGES_LISTED_MAX: usize = 20;
 
 /// The settings of a running sender.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Never send faster than this, all streams together, counted as frames on the wire.
     pub rate_cap_bits_per_second: u64,
@@ -28,7 +28,7 @@ pub struct Settings {
 }
 
 /// Which images and groups come before others and which after.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Priorities {
     images: BTreeMap<String, i16>,
     groups: BTreeMap<String, i16>,
