@@ -6,7 +6,7 @@
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use image::Pack;
 use image::pack::{ImageSpec, PackOptions, build};
-use sender::control::{ControlEvent, Outcome, Profile};
+use sender::control::{ControlEvent, Outcome, Priorities, Profile, Settings};
 use sender::engine::{Cores, Ended, Engine, EngineConfig, Error, Stream};
 use sender::schedule::ReceiverId;
 use sender::transmit::{self, Mode, Packet, Transmit};
@@ -212,6 +212,25 @@ fn every_chunk_leaves_once_and_whole_and_the_run_ends_with_its_receiver() {
     assert_eq!(totals.symbols_sent, totals.symbols_needed);
     assert_eq!(totals.symbols_sent, collected.symbols.len() as u64);
     assert!(engine.sent().packets >= totals.symbols_sent);
+}
+
+#[test]
+fn the_operators_cap_holds_while_it_runs() {
+    let fixture = Fixture::new(3);
+    let (wire, packets) = unbounded();
+    let (engine, events) = fixture.start(Wire(wire), 10_000_000_000);
+    fixture.join(&events);
+    let mut last = 10_000_000_000;
+    for cap in [2_000_000, 1_000_000] {
+        events.send(ControlEvent::Settings(Settings { rate_cap_bits_per_second: cap, priorities: Priorities::default() })).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while engine.progress().rate_bits_per_second != cap {
+            assert!(Instant::now() < deadline, "it stays at {last}");
+            // Syncs go on for as long as the receiver says nothing.
+            packets.recv_deadline(deadline).unwrap();
+            last = engine.progress().rate_bits_per_second;
+        }
+    }
 }
 
 #[test]

@@ -23,9 +23,10 @@ use wire::report::ChunkRange;
 use wire::session::{SessionParameters, symbol_bytes_for_mtu};
 use wire::{ChunkId, Fingerprint, SessionId, StreamId};
 
-use super::rate::{Rate, display_rate};
+use super::rate::Rate;
 use super::remote::{self, CONTROL_PORT};
 use super::serve_report::{Display, Outcome, Report};
+use super::set::describe;
 use super::signals::{self, Signal};
 
 /// Events between the control server and the dispatcher: a report of every one of 4096 receivers and some.
@@ -184,8 +185,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         choice: args.transmit,
     })?;
     display.line(&format!("transmit  {}", opened.description));
-    let rate = display_rate(args.rate.bits_per_second as f64);
-    display.line(&format!("stream    {source} to {}, TTL {}, at most {rate}", args.group, args.ttl));
+    display.line(&format!("stream    {source} to {}, TTL {}; {}", args.group, args.ttl, describe(&settings)));
 
     let traffic = Arc::new(Traffic::default());
     let (events, events_out) = bounded::<ControlEvent>(EVENTS_MAX);
@@ -232,7 +232,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 
     let outcome = supervise(&engine, &control, &traffic, &signals, &mut display);
     // First the goodbyes (and the acknowledgement of the last completion), then the packets.
-    let roster = control.roster();
+    let (roster, settings) = (control.roster(), control.settings());
     if let Outcome::Stopped(_) = outcome {
         display.line("stopping; receivers are told");
     }
@@ -243,7 +243,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         parameters,
         mtu_bytes,
         transmit: engine.mode().name(),
-        rate_bits_per_second: args.rate.bits_per_second,
+        settings: &settings,
         progress: engine.progress(),
         sent: engine.sent(),
         receivers: roster.receivers,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use sender::control::{ReceiverState, ReceiverStatus};
+use sender::control::{ReceiverState, ReceiverStatus, Settings};
 use sender::engine::{Progress, Sent, Tally};
 use serde_json::json;
 use wire::session::SessionParameters;
@@ -45,7 +45,8 @@ pub(super) struct Report<'a> {
     pub(super) parameters: SessionParameters,
     pub(super) mtu_bytes: usize,
     pub(super) transmit: &'static str,
-    pub(super) rate_bits_per_second: u64,
+    /// As they were at the end.
+    pub(super) settings: &'a Settings,
     pub(super) progress: Progress,
     pub(super) sent: Sent,
     pub(super) receivers: Vec<ReceiverStatus>,
@@ -75,7 +76,8 @@ impl Report<'_> {
             "symbol_bytes": self.parameters.symbol_bytes,
             "mtu_bytes": self.mtu_bytes,
             "transmit": self.transmit,
-            "rate_cap_bits_per_second": self.rate_bits_per_second,
+            "rate_cap_bits_per_second": self.settings.rate_cap_bits_per_second,
+            "priorities": self.settings.priorities,
             "seconds": self.progress.sending.as_secs_f64(),
             "receivers_completed": tally.completed,
             "receivers_failed": tally.failed,
@@ -102,6 +104,7 @@ impl Report<'_> {
                 (state, Some(reason)) => format!("{}: {reason}", state_name(state)),
                 (state, None) => state_name(state).to_owned(),
             };
+            let state = if receiver.unicast { format!("{state} (unicast)") } else { state };
             let done = receiver.chunks_wanted.saturating_sub(receiver.chunks_remaining);
             rows.push([
                 receiver.name.clone(),

@@ -181,6 +181,7 @@ impl Dispatcher {
                 return self.prioritize(receiver, priority);
             }
             ControlEvent::Settings(settings) => {
+                self.scheduler.set_rate_cap(settings.rate_cap_bits_per_second);
                 for (receiver, priority) in self.priorities.change(settings.priorities) {
                     self.prioritize(receiver, priority);
                 }
