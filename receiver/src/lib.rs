@@ -5,4 +5,5 @@ pub mod control;
 pub mod engine;
 pub mod intake;
 pub mod interface;
+pub mod restore_rate;
 pub mod trust;

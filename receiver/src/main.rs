@@ -19,6 +19,7 @@ use receiver::control::{ConnectOptions, ControlLink, Enrolled, ToSender, Trust, 
 use receiver::engine::{self, MemoryPlan, Progress, Setup, UnicastMode};
 use receiver::intake::{self, Opened};
 use receiver::interface::Interface;
+use receiver::restore_rate::{self, WriteTest};
 use receiver::trust::checked_manifest;
 
 use cli::display::{Display, REFRESH};
@@ -213,6 +214,9 @@ fn prepare(
         plan.assembly_buffers,
     ));
 
+    let all_there = present.chunks() == manifest.chunks.len();
+    let restore_bytes_per_second =
+        if all_there || options.write_test == WriteTest::Off { 0 } else { restore_rate(options, display, &manifest, workers) };
     let (notices, heard) = unbounded();
     let progress = Arc::new(Progress::new(engine::total_bytes(&manifest)));
     progress.note_resumed(present.chunks(), present.raw_bytes());
@@ -228,7 +232,7 @@ fn prepare(
         workers,
         cores: if options.cores.is_empty() { default_cores() } else { options.cores.clone() },
         unicast: options.unicast,
-        restore_bytes_per_second: 0,
+        restore_bytes_per_second,
         report_interval_us: enrolled.report_interval_us,
         acknowledge_within: options.server_timeout,
         notices,
@@ -251,6 +255,27 @@ fn open(options: &Options, display: &Display, interface: Option<&Interface>, enr
     display.remark(&format!("{}: filter {}; intake {}", interface.name(), opened.filter.describe(), opened.intake.describe()));
     warn_of_mtu(display, interface, &groups, parameters.payload_bytes());
     Ok(opened)
+}
+
+/// What this machine restores of the image in stored bytes a second, as a short test says; 0 when it cannot be had.
+fn restore_rate(options: &Options, display: &Display, manifest: &Manifest, workers: usize) -> u64 {
+    let megabytes = |bytes: u64| bytes / 1_000_000;
+    match restore_rate::measure(manifest, &options.target, options.resume, workers) {
+        Ok(rate) => {
+            display.remark(&format!(
+                "restores {} MB/s of stored data: the target takes {} MB/s, the processor {} MB/s of stored data; tested in {} ms",
+                megabytes(rate.restore),
+                megabytes(rate.disk),
+                megabytes(rate.processor),
+                rate.took.as_millis()
+            ));
+            rate.restore
+        }
+        Err(why) => {
+            display.remark(&format!("what this machine restores is not known before it does: {why}"));
+            0
+        }
+    }
 }
 
 /// Looks for what the target holds already, and shows how it goes.

@@ -8,6 +8,7 @@ use image::signature::PublicKey;
 use receiver::control::{Fingerprint, ServerAddress};
 use receiver::engine::UnicastMode;
 use receiver::intake::{IntakeMode, XdpMode};
+use receiver::restore_rate::WriteTest;
 
 const EXIT_CODES: &str = "Exit codes:
     0  the image is whole on the target
@@ -78,6 +79,12 @@ pub(crate) struct Options {
     /// the target wants; never: only single chunks that the sender does not multicast any more.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) unicast: UnicastMode,
+
+    /// Write for at most 0.3 s, before anything is received, to find out what this machine can restore: the sender's plan depends on
+    /// it. Nothing is changed by that: a file system is tested in a file without a name, and of a device, unless it is resumed, some
+    /// blocks that the image will overwrite are read and written again as they are.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) write_test: WriteTest,
 
     /// Memory for packets and chunks in flight, in MiB, or with a suffix: 512M, 1G.
     #[arg(long, value_name = "SIZE", default_value = "192M", value_parser = parse_memory_bytes)]

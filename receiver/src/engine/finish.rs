@@ -216,8 +216,10 @@ fn drain<T>(
         }
         writer.poll(&mut done)?;
         for chunk in done.drain(..) {
-            let bytes = manifest.chunk_index(chunk).map_or(0, |index| manifest.chunks[index].raw_bytes);
-            progress.written_bytes.fetch_add(bytes.into(), Ordering::Relaxed);
+            if let Some(descriptor) = manifest.chunk_index(chunk).map(|index| &manifest.chunks[index]) {
+                progress.written_bytes.fetch_add(descriptor.raw_bytes.into(), Ordering::Relaxed);
+                progress.written_stored_bytes.fetch_add(descriptor.stored_bytes.into(), Ordering::Relaxed);
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ mod collect;
 mod finish;
 mod link;
 mod memory;
+mod meter;
 mod progress;
 mod round;
 mod silence;
@@ -43,6 +44,7 @@ use collect::Collector;
 use finish::{Assembled, Checker, Feed, Verdict, write_all};
 pub use link::Link;
 pub use memory::{ASSEMBLY_BUFFERS_MIN, MemoryPlan, TooLittle};
+use meter::RestoreMeter;
 pub use progress::Progress;
 use round::{End, Round};
 use silence::Silence;
@@ -239,6 +241,7 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             streams,
             silence: Silence::new(started),
             unicast: Unicast::default(),
+            meter: RestoreMeter::default(),
             unicast_mode,
             profile,
             waiting: None,

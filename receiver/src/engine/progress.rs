@@ -18,6 +18,8 @@ pub struct Progress {
     pub verified_bytes: AtomicU64,
     /// Raw bytes of chunks that are written to all their places.
     pub written_bytes: AtomicU64,
+    /// Stored bytes of those chunks.
+    pub written_stored_bytes: AtomicU64,
     /// Chunks that were verified.
     pub chunks_verified: AtomicU64,
     /// Chunks for which missing source symbols were decoded from repair symbols.
@@ -59,6 +61,7 @@ impl Progress {
             resumed_chunks: AtomicU64::new(0),
             verified_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
+            written_stored_bytes: AtomicU64::new(0),
             chunks_verified: AtomicU64::new(0),
             chunks_decoded: AtomicU64::new(0),
             chunks_corrupt: AtomicU64::new(0),

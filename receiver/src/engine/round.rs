@@ -9,6 +9,7 @@ use wire::{ChunkId, Micros, StreamId};
 
 use super::collect::{Collector, Supply};
 use super::finish::Verdict;
+use super::meter::RestoreMeter;
 use super::silence::{HOPELESS_AFTER, Silence};
 use super::streams::Streams;
 use super::unicast::{Unicast, UnicastMode};
@@ -42,6 +43,7 @@ pub(super) struct Round<'a> {
     pub(super) streams: Streams,
     pub(super) silence: Silence,
     pub(super) unicast: Unicast,
+    pub(super) meter: RestoreMeter,
     pub(super) unicast_mode: UnicastMode,
     /// What the sender is told of this receiver; its `unicast` says whether everything is fetched.
     pub(super) profile: Profile,
@@ -212,7 +214,9 @@ impl Round<'_> {
         self.publish();
         let backlog = self.collector.backlog_permille();
         self.collector.assembler.set_backlog(backlog);
-        if let Some(report) = self.collector.assembler.report(now) {
+        if let Some(mut report) = self.collector.assembler.report(now) {
+            let written_bytes = self.progress.written_stored_bytes.load(Ordering::Relaxed);
+            report.restore_bytes_per_second = self.meter.look(Instant::now(), backlog, written_bytes);
             self.count(&report);
             self.link.send(ToSender::Report(report));
         }
