@@ -11,4 +11,5 @@ pub mod limits;
 pub mod peers;
 mod provenance;
 mod scratch;
+pub mod sharing;
 pub mod sim;

@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, control, filter, images, impair, limits, peers, sim};
+use bench::{code, control, filter, images, impair, limits, peers, sharing, sim};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Limits(limits::LimitsArgs),
     /// Compare discus with udpcast and UFTP: one receiver, one incompressible file, the same disk
     Peers(peers::PeersArgs),
+    /// Measure how discus shares a narrow link with another session or with TCP
+    Sharing(sharing::SharingArgs),
     /// Simulate a delivery: the real scheduler and assemblers over a modelled network
     Sim(sim::SimArgs),
 }
@@ -39,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Command::Impair(args) => impair::run(&args),
         Command::Limits(args) => limits::run(&args),
         Command::Peers(args) => peers::run(&args),
+        Command::Sharing(args) => sharing::run(&args),
         Command::Sim(args) => sim::run(&args),
     }
 }
