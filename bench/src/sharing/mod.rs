@@ -17,7 +17,7 @@ use stage::Stage;
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "A discus sender and its receiver have 10 Gbit/s between them but for one link, made by tc's tbf. Needs root, iproute2 with tc.\n\
-    Shares are of what the link carries, as the receivers' ports of the bridge count it (TCP: payload), in parts of a fair share."
+    Shares are of what the link carries, as the receivers' ports of the bridge count it (TCP: by its payload), in parts of a fair share."
 )]
 pub struct SharingArgs {
     /// Who else uses the link
@@ -156,7 +156,8 @@ impl SharingArgs {
             queue: 200,
             seconds: 4,
             settle: 2,
-            size: 256,
+            // 300 Mbit/s for 7 s.
+            size: 270,
             directory: "/var/tmp".into(),
             append: None,
             json: false,

@@ -17,6 +17,8 @@ use crate::scratch::Scratch;
 
 /// A frame on the link, as tbf counts it.
 const FRAME_BYTES: u64 = 1514;
+/// What it carries of TCP: less 14 of Ethernet, 20 of IP, 32 of TCP with timestamps.
+const SEGMENT_BYTES: u64 = 1448;
 /// What may leave the link back to back.
 const BURST_BYTES: u64 = 16 * 1024;
 const TCP_PORT: u16 = 5001;
@@ -81,10 +83,7 @@ impl Stage {
 
     /// Starts `flows` TCP flows.
     pub(super) fn start_tcp(&mut self, flows: usize, congestion: &str) -> Result<()> {
-        let set = format!("echo {congestion} >/proc/sys/net/ipv4/tcp_congestion_control");
-        succeed(Command::new("ip").args(["netns", "exec", &self.lab.sender.namespace, "sh", "-c", &set]))
-            .with_context(|| format!("choosing TCP congestion control {congestion}"))?;
-        self.flows = Some(Flows::start(&self.lab.sender, &self.lab.receivers[TCP_SINK], flows)?);
+        self.flows = Some(Flows::start(&self.lab.sender, &self.lab.receivers[TCP_SINK], flows, congestion)?);
         Ok(())
     }
 
@@ -95,7 +94,8 @@ impl Stage {
         };
         let mut bytes = (0..self.sessions.len()).map(session).collect::<Result<Vec<_>>>()?;
         for (index, count) in self.flows.iter().flat_map(|flows| &flows.counts).enumerate() {
-            bytes.push((format!("TCP flow {}", index + 1), count.load(Ordering::Relaxed)));
+            let frames_bytes = count.load(Ordering::Relaxed) * FRAME_BYTES / SEGMENT_BYTES;
+            bytes.push((format!("TCP flow {}", index + 1), frames_bytes));
         }
         Ok(bytes)
     }
@@ -123,16 +123,16 @@ fn narrow(lab: &Lab, megabits: u64, queue_packets: u64) -> Result<()> {
     )?;
     ip("link set far type bridge mcast_querier 1")?;
     ip("link set far up")?;
-    ip("link add down numrxqueues 1 numtxqueues 1 type veth peer name up numrxqueues 1 numtxqueues 1")?;
-    ip("link set down master bridge up")?;
-    ip("link set up master far up")?;
+    ip("link add near-end numrxqueues 1 numtxqueues 1 type veth peer name far-end numrxqueues 1 numtxqueues 1")?;
+    ip("link set near-end master bridge up")?;
+    ip("link set far-end master far up")?;
     // Reports of the members behind it reach the near bridge, whoever is the querier.
-    ip("link set up type bridge_slave mcast_router 2")?;
+    ip("link set far-end type bridge_slave mcast_router 2")?;
     for machine in RECEIVERS.iter().chain(&[TCP_SINK]) {
         ip(&format!("link set {} master far", lab.receivers[*machine].port))?;
     }
     let limit_bytes = queue_packets * FRAME_BYTES;
-    let queue = format!("-n {} qdisc add dev down root tbf rate {megabits}mbit burst {BURST_BYTES} limit {limit_bytes}", lab.bridge);
+    let queue = format!("-n {} qdisc add dev near-end root tbf rate {megabits}mbit burst {BURST_BYTES} limit {limit_bytes}", lab.bridge);
     succeed(Command::new("tc").args(queue.split(' '))).context("making the narrow link (needs the tbf queue of the kernel and tc)")
 }
 
@@ -157,11 +157,14 @@ struct Flows {
 }
 
 impl Flows {
-    fn start(source: &Machine, sink: &Machine, flows: usize) -> Result<Flows> {
+    fn start(source: &Machine, sink: &Machine, flows: usize, congestion: &str) -> Result<Flows> {
         let listener = inside(&sink.namespace, || TcpListener::bind((sink.ipv4, TCP_PORT)).context("listening for TCP"))?;
         let mut all = Flows { counts: Vec::new(), stop: Arc::default(), threads: Vec::new() };
         for _ in 0..flows {
             let writing = inside(&source.namespace, || TcpStream::connect((sink.ipv4, TCP_PORT)).context("connecting by TCP"))?;
+            // By the socket and not for the namespace, which only takes what an administrator has allowed to everybody.
+            rustix::net::sockopt::set_tcp_congestion(&writing, congestion)
+                .with_context(|| format!("choosing the congestion control {congestion} for TCP"))?;
             let (reading, _) = listener.accept().context("accepting TCP")?;
             for stream in [&writing, &reading] {
                 stream.set_read_timeout(Some(Duration::from_millis(100)))?;
