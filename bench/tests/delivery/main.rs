@@ -8,7 +8,7 @@
 //! | [`paths`] | AF_XDP, UDP and IPv6 in their combinations, membership, the filter's isolation |
 //! | [`ground`] | the lab does what the other tests take for granted |
 //! | [`resume`] | what a target holds already does not cross the wire |
-//! | [`sharing`] | a narrow link is shared with another session and with TCP |
+//! | [`sharing`] | a narrow link is shared with another session |
 //! | [`targets`] | block devices, old data, protection of what must not be overwritten |
 //!
 //! Run one with `cargo test -p discus-bench --test delivery -- NAME`. Each test makes its own namespaces and scratch directory and
@@ -56,7 +56,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_block_device_with_old_data_reads_back_as_the_image", targets::a_block_device_with_old_data_reads_back_as_the_image),
     ("an_upgraded_image_costs_its_difference", resume::an_upgraded_image_costs_its_difference),
     ("a_killed_receiver_goes_on_where_it_was", resume::a_killed_receiver_goes_on_where_it_was),
-    ("nobody_starves_on_a_link_that_is_too_narrow", sharing::nobody_starves_on_a_link_that_is_too_narrow),
+    ("two_sessions_share_a_link_that_is_too_narrow", sharing::two_sessions_share_a_link_that_is_too_narrow),
     ("targets_that_must_not_be_overwritten_are_refused", targets::targets_that_must_not_be_overwritten_are_refused),
 ];
 
