@@ -5,6 +5,7 @@
 //! | [`together`] | several machines and images at once, byte-exact, at the price that the design promises |
 //! | [`faults`] | loss, bursts, late joiners, receivers and senders that are killed |
 //! | [`hostile`] | what a stranger sends to the port does no harm |
+//! | [`operator`] | a running sender is seen and changed: rate, priorities, dismissal |
 //! | [`paths`] | AF_XDP, UDP and IPv6 in their combinations, membership, the filter's isolation |
 //! | [`ground`] | the lab does what the other tests take for granted |
 //! | [`resume`] | what a target holds already does not cross the wire |
@@ -18,6 +19,7 @@ mod faults;
 mod fixtures;
 mod ground;
 mod hostile;
+mod operator;
 mod paths;
 mod resume;
 mod sharing;
@@ -47,6 +49,8 @@ const TESTS: &[(&str, Test)] = &[
     ("receivers_go_on_when_a_killed_sender_comes_back", faults::receivers_go_on_when_a_killed_sender_comes_back),
     ("a_hostile_flood_does_no_harm", hostile::a_hostile_flood_does_no_harm),
     ("forged_symbols_are_found_and_replaced", hostile::forged_symbols_are_found_and_replaced),
+    ("images_are_installed_in_the_order_of_their_priorities", operator::images_are_installed_in_the_order_of_their_priorities),
+    ("an_operator_changes_a_running_sender", operator::an_operator_changes_a_running_sender),
     ("udp_at_both_ends", paths::udp_at_both_ends),
     ("af_xdp_to_udp_and_udp_to_af_xdp", paths::af_xdp_to_udp_and_udp_to_af_xdp),
     ("an_ipv6_group", paths::an_ipv6_group),

@@ -55,6 +55,7 @@ pub(crate) struct ServeSummary {
 pub(crate) struct ServedReceiver {
     pub(crate) name: String,
     pub(crate) state: String,
+    pub(crate) ended_unix_ms: Option<u64>,
 }
 
 /// What `discus-receive --json` prints, as far as these tests ask.
@@ -115,6 +116,16 @@ impl World {
             line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
         })?;
         Ok(Sender { process, fingerprint, server: server.to_owned() })
+    }
+
+    /// Runs a subcommand that asks the sender, on the sender's machine; it has to succeed. Returns what it prints.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> Result<String> {
+        let (server, state) = (format!("{}:{PORT}", self.lab.sender.ipv4), text(&self.path("state")));
+        let all = arguments.iter().copied().chain(["--server", &server, "--state-dir", &state]);
+        let asking = Process::start(arguments[0], self.scratch.path(), &self.lab.sender.namespace, &self.programs.discus, all)?;
+        let ended = asking.wait(START_LIMIT)?;
+        ensure!(ended.code == Some(0), "discus {arguments:?} ended with {:?}:\n{}", ended.code, ended.stderr);
+        Ok(ended.stdout)
     }
 
     /// Starts the receiver with number `index`, as the machine `machineINDEX`.
