@@ -9,6 +9,7 @@ pub mod impair;
 pub mod lab;
 pub mod limits;
 pub mod peers;
+mod plot;
 mod provenance;
 mod scratch;
 pub mod sharing;

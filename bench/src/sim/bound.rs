@@ -27,43 +27,6 @@ pub fn least_overhead(source_symbols: u16, losses: &[f64]) -> f64 {
     }
 }
 
-/// What simpler schemes cost, in symbols sent per symbol needed, when they know at once and for nothing what every receiver lacks.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Simpler {
-    /// Every source symbol is sent again until all have it.
-    pub selective_repeat: f64,
-    /// All source symbols are sent round and round until all have all.
-    pub carousel: f64,
-    /// A chunk is sent again, wholly, until all have all of its symbols (as Frisbee does with the blocks that clients request).
-    pub whole_chunks: f64,
-}
-
-/// The costs of [`Simpler`] schemes for `chunks` chunks of K = `source_symbols`. `run` is the mean length of loss runs in packets: n packets in a row are all
-/// spared with probability (1 − p)^(n / run + 1) (runs of loss) or (1 − p)^n (single losses, `run` = 1).
-pub fn simpler_schemes(source_symbols: u16, chunks: usize, losses: &[f64], run: f64) -> Simpler {
-    let units = |packets: f64| if run > 1.0 { packets / run + 1.0 } else { packets };
-    // Expected number of times that something is sent that is lost in `units` independent ways: Σ over m ≥ 0 of [1 − Π (1 − p^m)^units].
-    let sendings = |units: f64| {
-        let mut sum = 0.0;
-        for m in 0..10_000 {
-            let all_have: f64 = losses.iter().map(|loss| units * (-loss.powi(m)).ln_1p()).sum();
-            let missing = -all_have.exp_m1();
-            sum += missing;
-            if missing < 1e-9 {
-                break;
-            }
-        }
-        sum
-    };
-    let k = f64::from(source_symbols);
-    Simpler {
-        selective_repeat: sendings(1.0),
-        // It ends within the last round; half of that on average.
-        carousel: (sendings(units(k * chunks as f64)) - 0.5).max(1.0),
-        whole_chunks: sendings(units(k)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,10 +37,6 @@ mod tests {
         for (loss, expected) in [(0.0001, 1.006), (0.001, 1.014), (0.01, 1.041)] {
             let bound = least_overhead(192, &vec![loss; 1000]);
             assert!((bound - expected).abs() < 0.001, "{loss}: {bound}");
-        }
-        for (loss, expected) in [(0.0001, 1.095), (0.001, 1.6), (0.01, 2.1)] {
-            let simpler = simpler_schemes(192, 100, &vec![loss; 1000], 1.0);
-            assert!((simpler.selective_repeat - expected).abs() < 0.05, "{loss}: {simpler:?}");
         }
         assert!((least_overhead(187, &[0.0, 0.0]) - 1.0).abs() < 1e-9);
         assert!((least_overhead(187, &[0.5]) - 2.0).abs() < 0.001);

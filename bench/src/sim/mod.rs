@@ -7,9 +7,9 @@
 //! * `world`: the run and the invariants.
 //! * `member`, `node`, `path`: a receiver's life, its program, and the way to it.
 //! * `wire`: packets on their way; `carried`: the bytes in them, where a run has some.
-//! * `bound`: the least that could have been sent, and what simpler schemes would have.
+//! * `bound`: the least that could have been sent; `simpler`: what simpler schemes send in the same scenario.
 //! * `contention`: sessions and TCP flows at one bottleneck.
-//! * `figures`: the table of what delivery costs.
+//! * `figures`: what delivery costs, as tables and plots.
 //! * `random`: the source of all chance.
 
 mod bound;
@@ -21,14 +21,16 @@ mod node;
 mod path;
 mod random;
 mod scenario;
+mod simpler;
 mod wire;
 mod world;
 
-pub use bound::{Simpler, least_overhead, simpler_schemes};
+pub use bound::least_overhead;
 pub use contention::{Bottleneck, Party, Shares, Window, contend};
 pub use figures::FiguresArgs;
 pub use random::Random;
 pub use scenario::{Conduct, Disconnect, Receiver, Scenario};
+pub use simpler::{Simpler, simpler_schemes};
 pub use world::{Outcome, World};
 
 use anyhow::{Context, bail};

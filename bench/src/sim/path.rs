@@ -9,7 +9,7 @@ const BURST_NS_PER_PACKET: u64 = 120_000;
 const BAD_STATE_NS_MAX: u64 = 20_000_000;
 
 /// See the module's text. Times are in nanoseconds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Path {
     random: Random,
     packets: u64,

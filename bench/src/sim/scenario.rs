@@ -166,6 +166,12 @@ impl Receiver {
         }
     }
 
+    /// Whether what becomes of a packet bears on no other packet's fate.
+    pub(super) fn loses_independently(&self) -> bool {
+        let unhindered = self.path_bits_per_second >= 10 * GBIT;
+        unhindered && self.burst_ppm == 0 && self.burst_once.is_none() && self.bad_enter_ppm == 0 && self.rack_loss_ppm == 0
+    }
+
     /// The same with losses in bursts of `mean_packets` packets that add up to `loss` of all packets.
     #[must_use]
     pub fn with_bursts(self, loss: f64, mean_packets: f64) -> Receiver {

@@ -26,7 +26,7 @@ pub fn simpler_schemes(scenario: &Scenario) -> Simpler {
     for spec in &scenario.receivers {
         let path = Path::new(random.fork());
         // As in `Member`, whose second source of chance has no part in losses.
-        random.fork();
+        let _ = random.fork();
         listeners.push(Listener::new(spec, path, count));
     }
     let all: Vec<u32> = (0..count).collect();
@@ -155,7 +155,8 @@ mod tests {
             assert!((simpler.selective_repeat / expected(1.0) - 1.0).abs() < 0.01, "{simpler:?}");
             assert!((simpler.whole_chunks / expected(187.0) - 1.0).abs() < 0.05, "{simpler:?}");
             let rounds = expected(18_700.0);
-            assert!((rounds - 1.5..rounds + 0.5).contains(&simpler.carousel), "{simpler:?} where {rounds} rounds are expected");
+            // One run ends within the last round or the one after.
+            assert!((rounds - 1.5..rounds + 1.5).contains(&simpler.carousel), "{simpler:?} where {rounds} rounds are expected");
         }
     }
 

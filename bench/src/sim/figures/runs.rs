@@ -1,0 +1,147 @@
+//! The runs behind the figures.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::super::{Outcome, Receiver, Scenario, Simpler, World, least_overhead, lose, simpler_schemes};
+use super::FiguresArgs;
+
+/// K of all chunks.
+pub(super) const K: u16 = 187;
+
+/// What one scenario costs.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) loss: f64,
+    /// Mean number of packets lost in a row; 1: independent losses.
+    pub(super) burst_packets: f64,
+    pub(super) receivers: usize,
+    pub(super) chunks: usize,
+    /// Symbols sent over symbols needed.
+    pub(super) sent: f64,
+    /// The least that it can be on average, for independent losses.
+    pub(super) bound: f64,
+    /// The most that the project allows, over the bound.
+    pub(super) allowed: f64,
+    /// Report entries per receiver and 1,000 chunks, in all and in the second half of the sending.
+    pub(super) entries: f64,
+    pub(super) entries_late: f64,
+    #[serde(flatten)]
+    pub(super) simpler: Simpler,
+    pub(super) seconds_simulated: f64,
+    pub(super) seconds_taken: f64,
+}
+
+/// A figure that is not an overhead.
+#[derive(Debug, Serialize)]
+pub(super) struct Ratio {
+    pub(super) what: String,
+    pub(super) measured: f64,
+    pub(super) allowed: f64,
+}
+
+/// When each receiver was complete, ascending, in multiples of the time of the pack on the line.
+#[derive(Debug, Serialize)]
+pub(super) struct Completion {
+    pub(super) receivers: usize,
+    pub(super) loss: f64,
+    /// The 95 % by themselves; the same beside stragglers; and the stragglers, who lose 5 %.
+    pub(super) alone: Vec<f64>,
+    pub(super) beside: Vec<f64>,
+    pub(super) stragglers: Vec<f64>,
+}
+
+/// Of receivers that arrive one after the other: arrival and time taken, in multiples of the time that one takes alone.
+#[derive(Debug, Serialize)]
+pub(super) struct Arrivals {
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+fn simulate(scenario: &Scenario) -> anyhow::Result<Outcome> {
+    World::new(scenario).run().map_err(anyhow::Error::msg).context("a run of the figures failed")
+}
+
+pub(super) fn overhead(args: &FiguresArgs, receivers: usize, loss: f64, burst_packets: f64, allowed: f64) -> anyhow::Result<Row> {
+    let began = Instant::now();
+    let chunks = args.chunks_for(receivers);
+    let mut scenario = Scenario::on_lan(args.seed, chunks, receivers);
+    lose(&mut scenario.receivers, loss, burst_packets);
+    let outcome = simulate(&scenario)?;
+    let per_receiver = |entries: u64, symbols: u64| entries as f64 / receivers as f64 * 1_000.0 / (symbols as f64 / f64::from(K)).max(1.0);
+    Ok(Row {
+        loss,
+        burst_packets,
+        receivers,
+        chunks,
+        sent: outcome.symbols_sent as f64 / outcome.symbols_needed.max(1) as f64,
+        bound: least_overhead(K, &vec![loss; receivers]),
+        allowed,
+        entries: per_receiver(outcome.report_entries, outcome.symbols_needed),
+        entries_late: per_receiver(outcome.report_entries_late, outcome.symbols_needed_late),
+        simpler: simpler_schemes(&scenario),
+        seconds_simulated: outcome.end_us as f64 / 1e6,
+        seconds_taken: began.elapsed().as_secs_f64(),
+    })
+}
+
+/// How much longer 95 % of the receivers take when the others lose 5 %. The curves are those of 100 receivers at 1 %.
+pub(super) fn stragglers(args: &FiguresArgs) -> anyhow::Result<(Vec<Ratio>, Option<Completion>)> {
+    let (mut ratios, mut curves) = (Vec::new(), None);
+    for (receivers, loss) in [(100, 0.0), (100, 0.001), (1_000, 0.001), (100, 0.01)] {
+        let count = receivers * 95 / 100;
+        if !args.admits(receivers) {
+            continue;
+        }
+        let mut scenario = Scenario::on_lan(args.seed, args.chunks * 2, receivers);
+        lose(&mut scenario.receivers[..count], loss, 1.0);
+        lose(&mut scenario.receivers[count..], 0.05, 1.0);
+        let together = simulate(&scenario)?.complete_us;
+        scenario.receivers.truncate(count);
+        let alone = simulate(&scenario)?.complete_us;
+        let last = |times: &[Option<u64>]| times.iter().flatten().copied().max().unwrap_or(0) as f64;
+        let measured = last(&together[..count]) / last(&alone).max(1.0);
+        let what = format!("time of {count} receivers at {} % beside {} at 5 %, over their time alone", loss * 100.0, receivers - count);
+        ratios.push(Ratio { what, measured, allowed: 1.02 });
+        let sorted = |times: &[Option<u64>]| {
+            let mut times: Vec<f64> = times.iter().flatten().map(|&us| us as f64 / scenario.transfer_us() as f64).collect();
+            times.sort_by(f64::total_cmp);
+            times
+        };
+        let (beside, stragglers) = (sorted(&together[..count]), sorted(&together[count..]));
+        curves = Some(Completion { receivers, loss, alone: sorted(&alone), beside, stragglers });
+    }
+    Ok((ratios, curves))
+}
+
+/// Arrivals spread over twice the transfer time: how long each receiver takes, and how much is sent in all.
+pub(super) fn late_joins(args: &FiguresArgs) -> anyhow::Result<(Vec<Ratio>, Option<Arrivals>)> {
+    let receivers = 20;
+    if !args.admits(receivers) {
+        return Ok((Vec::new(), None));
+    }
+    let mut scenario = Scenario::on_lan(args.seed, args.chunks * 4, 1);
+    // Without the ramp from 1 Gbit/s, so that times can be compared.
+    scenario.cap_bits_per_second = 1_000_000_000;
+    let alone = simulate(&scenario)?;
+    let alone_us = alone.end_us;
+    let arrival_us = |index: usize| 2 * alone_us * index as u64 / receivers as u64;
+    scenario.receivers = (0..receivers).map(|index| Receiver { start_us: arrival_us(index), ..Receiver::on_lan(0) }).collect();
+    let outcome = simulate(&scenario)?;
+    let relative = |us: u64| us as f64 / alone_us as f64;
+    let took = |(index, complete_us): (usize, &Option<u64>)| {
+        let arrival_us = arrival_us(index);
+        Some((relative(arrival_us), relative((*complete_us)?.saturating_sub(arrival_us))))
+    };
+    let points: Vec<(f64, f64)> = outcome.complete_us.iter().enumerate().filter_map(took).collect();
+    let longest = points.iter().map(|point| point.1).fold(0.0, f64::max);
+    // Somebody wants data from the first arrival until one transfer time after the last.
+    let union = relative(arrival_us(receivers - 1) + alone_us);
+    let sent = outcome.symbols_sent as f64 / alone.symbols_sent as f64;
+    let ratios = vec![
+        Ratio { what: format!("late join, {receivers} receivers: longest time over time alone"), measured: longest, allowed: 1.03 },
+        Ratio { what: "late join: sent over the union of demand".into(), measured: sent / union, allowed: 1.0 },
+    ];
+    Ok((ratios, Some(Arrivals { points })))
+}
