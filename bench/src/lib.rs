@@ -14,3 +14,4 @@ mod provenance;
 mod scratch;
 pub mod sharing;
 pub mod sim;
+pub mod swarm;

@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, control, filter, images, impair, limits, peers, sharing, sim};
+use bench::{code, control, filter, images, impair, limits, peers, sharing, sim, swarm};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Sharing(sharing::SharingArgs),
     /// Simulate a delivery: the real scheduler and assemblers over a modelled network
     Sim(sim::SimArgs),
+    /// Deliver four images to many receivers in network namespaces, and compare with what the simulator predicts
+    Swarm(swarm::SwarmArgs),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -43,5 +45,6 @@ fn main() -> anyhow::Result<()> {
         Command::Peers(args) => peers::run(&args),
         Command::Sharing(args) => sharing::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Swarm(args) => swarm::run(&args),
     }
 }
