@@ -11,9 +11,10 @@ use receiver::engine::{self, Error, Finished, MemoryPlan, Progress, Setup, Unica
 use receiver::intake::Opened;
 use receiver::trust::checked_manifest;
 use sender::control::{
-    ChunkSource, ControlConfig, ControlEvent, ControlServer, Directive, ImageInfo, Limits, OperatorAccess, OperatorToken, Outcome,
-    Priorities, ServerIdentity, SessionInfo, Settings, StreamInfo,
+    ChunkSource, ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Outcome, Priorities,
+    ServerIdentity, SessionInfo, Settings, StreamInfo,
 };
+use sender::schedule::Order;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -234,7 +235,7 @@ fn a_receiver_fetches_the_chunks_that_it_is_told_to_fetch() {
         assert!(!profile.unicast);
         let take = |first, count| {
             let chunks = vec![ChunkRange { first: ChunkId(first), count }];
-            assert!(server.control.director().direct(id, Directive::TakeByUnicast(chunks)));
+            assert!(server.control.director().direct(id, Order::Fetch(chunks)));
         };
         take(half, count - half);
         let mut chunks = Vec::new();
@@ -303,7 +304,7 @@ fn a_receiver_that_hears_nothing_of_streams_that_carry_something_for_it_turns_to
         let receiver = scope.spawn(|| stage.receive(server.control.local_addr(), UnicastMode::Auto));
         let ControlEvent::Joined { receiver: id, profile, .. } = server.next() else { panic!() };
         assert!(!profile.unicast);
-        assert!(server.control.director().direct(id, Directive::Streams(vec![STREAM])));
+        assert!(server.control.director().direct(id, Order::Listen(vec![STREAM])));
         // Its attendance ends for a new one.
         assert!(matches!(server.next(), ControlEvent::Left { receiver, outcome: Outcome::Lost(_) } if receiver == id));
         let ControlEvent::Joined { receiver: again, profile, .. } = server.next() else { panic!() };

@@ -15,6 +15,7 @@ use sender::control::{
     StreamInfo, Traffic,
 };
 use sender::engine::{Cores, Ended, Engine, EngineConfig, Stream, Tally};
+use sender::schedule::StragglerPolicy;
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
 use wire::{ChunkId, SessionId, StreamId};
@@ -83,6 +84,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
         access: OperatorAccess { token: OperatorToken::load_or_create(&args.state_dir)?, public_status: false },
     };
     let control = ControlServer::start(config, &identity, info, Arc::new(Traffic::default()), events)?;
+    let director = control.director();
     let engine = Engine::start(
         EngineConfig {
             pack: Arc::clone(&pack),
@@ -91,6 +93,9 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
             transmit: Box::new(ToNobody::new(args.digests)?),
             rate_cap_bits_per_second: args.rate_bits_per_second,
             rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate_bits_per_second / 100),
+            classes: vec![ChunkRange { first: ChunkId(0), count: parameters.chunk_count }],
+            stragglers: StragglerPolicy::default(),
+            orders: Box::new(move |receiver, order| _ = director.direct(receiver, order)),
             cache_bytes: CACHE_BYTES,
             cores: Cores::new(None),
             once: Some(args.receivers),

@@ -12,7 +12,7 @@ use super::world::SESSION;
 use receiver::assemble::Micros;
 use sender::schedule::{Event as Told, ReceiverId};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use wire::packet::{Header, Kind};
 use wire::report::{ChunkRange, Deficit, Report};
 use wire::{ChunkId, Sequence, StreamId, SymbolIndex};
@@ -24,6 +24,18 @@ pub(super) struct Surroundings<'a> {
     pub(super) wires: &'a [Wire],
     /// Least time between reports that the sender asks for, where it is asked.
     pub(super) report_interval_us: u64,
+    /// What the sender told on each connection.
+    pub(super) listening: &'a BTreeMap<ReceiverId, Listening>,
+}
+
+/// The streams that a receiver is to listen to.
+#[derive(Debug)]
+pub(super) struct Listening {
+    /// Counts the orders from 1.
+    pub(super) version: u64,
+    /// When it hears of it.
+    pub(super) heard_ns: u64,
+    pub(super) streams: Vec<StreamId>,
 }
 
 /// Something on its way to the sender.
@@ -49,6 +61,7 @@ enum Happening {
     Astray(Packed),
     Finishes { life: u32 },
     Wakes,
+    Listens { connection: ReceiverId, version: u64 },
 }
 
 /// See the module's text.
@@ -72,6 +85,9 @@ pub(super) struct Member {
     wakes_ns: Option<u64>,
     heard_ns: u64,
     report_interval_us: u64,
+    /// The streams that it listens to, and the last order that it took notice of.
+    streams: Vec<StreamId>,
+    told_version: u64,
     pub(super) handled: u64,
 }
 
@@ -95,6 +111,8 @@ impl Member {
             wakes_ns: None,
             heard_ns: 0,
             report_interval_us: 0,
+            streams: Vec::new(),
+            told_version: 0,
             handled: 0,
         };
         member.at_us(spec.start_us, Happening::Starts);
@@ -112,6 +130,35 @@ impl Member {
         member
     }
 
+    /// Whether it listens to `stream`.
+    fn listens(&self, stream: usize) -> bool {
+        self.streams.contains(&StreamId(stream as u16))
+    }
+
+    /// What the sender told it on its connection, when it hears of that.
+    fn hear_orders(&mut self, around: &Surroundings<'_>) {
+        let Some((connection, _)) = self.connection else { return };
+        let Some(told) = around.listening.get(&connection).filter(|told| told.version > self.told_version) else { return };
+        self.told_version = told.version;
+        self.at_ns(told.heard_ns.max(self.now_ns), Happening::Listens { connection, version: told.version });
+    }
+
+    fn listen(&mut self, around: &Surroundings<'_>, connection: ReceiverId, version: u64) {
+        let Some(told) = around.listening.get(&connection).filter(|told| told.version == version) else { return };
+        if self.connection.is_none_or(|(current, _)| current != connection) {
+            return;
+        }
+        for &stream in told.streams.iter().filter(|stream| !self.streams.contains(stream)) {
+            if let Some(cursor) = self.cursors.get_mut(usize::from(stream.0)) {
+                *cursor = around.wires[usize::from(stream.0)].first_from(self.now_ns);
+            }
+        }
+        self.streams = told.streams.clone();
+        if let Some(node) = &mut self.node {
+            node.assembler.listen_to(&self.streams);
+        }
+    }
+
     /// When something happens to it, at the earliest.
     pub(super) fn next_ns(&self, wires: &[Wire]) -> Option<u64> {
         let due_ns = self.agenda.peek().map(|Reverse((due_ns, ..))| *due_ns);
@@ -125,7 +172,7 @@ impl Member {
 
     /// The packet of `stream` that it has not looked at yet; `None` while it looks at none.
     pub(super) fn looks_from(&self, stream: usize) -> Option<u64> {
-        self.node.as_ref().and_then(|_| self.cursors.get(stream).copied())
+        self.node.as_ref().filter(|_| self.listens(stream)).and_then(|_| self.cursors.get(stream).copied())
     }
 
     /// Takes it to `until_ns`; what it says goes to `messages`.
@@ -133,6 +180,7 @@ impl Member {
     /// # Errors
     /// Says which invariant failed.
     pub(super) fn advance(&mut self, around: &Surroundings<'_>, until_ns: u64, messages: &mut Vec<Message>) -> Result<(), String> {
+        self.hear_orders(around);
         loop {
             self.fetch(around, until_ns);
             let due_ns = self.agenda.peek().map_or(u64::MAX, |Reverse((due_ns, ..))| *due_ns);
@@ -176,7 +224,7 @@ impl Member {
     /// The packet that leaves the sender next of those that were not looked at: when, in which stream, what.
     fn departing(&self, wires: &[Wire]) -> Option<(u64, usize, Packed)> {
         let of_stream = |(stream, wire): (usize, &Wire)| {
-            let (departs_ns, packet) = wire.get(*self.cursors.get(stream)?)?;
+            let (departs_ns, packet) = wire.get(*self.cursors.get(stream).filter(|_| self.listens(stream))?)?;
             Some((departs_ns, stream, packet))
         };
         wires.iter().enumerate().filter_map(of_stream).min()
@@ -240,6 +288,7 @@ impl Member {
                 self.drive(around, messages)?;
             }
             Happening::Lies => self.lie(around, messages),
+            Happening::Listens { connection, version } => self.listen(around, connection, version),
             Happening::Astray(packet) => self.packet(around, packet, messages)?,
             Happening::Finishes { life } => self.finish(around, life, messages)?,
             Happening::Wakes => {
@@ -258,6 +307,7 @@ impl Member {
         self.complete_us = node.assembler.is_done().then_some(self.now_ns / 1_000);
         self.node = Some(node).filter(|_| self.complete_us.is_none());
         self.cursors = around.wires.iter().map(|wire| wire.first_from(self.now_ns)).collect();
+        self.streams = vec![StreamId(0)];
         self.pending = None;
         self.at_ns(self.now_ns, Happening::Connects { life: self.life });
     }
@@ -312,6 +362,7 @@ impl Member {
         self.connections += 1;
         let connection = ReceiverId(self.connections << 32 | self.index as u64);
         self.connection = Some((connection, sender_life));
+        self.told_version = 0;
         self.tell(around, Told::Joined { receiver: connection, want }, messages);
         let priority = self.spec(around).priority;
         if priority != 0 {

@@ -17,7 +17,7 @@ pub struct Scenario {
     pub floor_bits_per_second: u64,
     /// The sender's network interface.
     pub line_bits_per_second: u64,
-    /// Streams to send on.
+    /// Streams to send on at most.
     pub streams: usize,
     /// Groups that the sender's engine takes from the scheduler before the first of them has left.
     pub groups_ahead: usize,
@@ -83,6 +83,8 @@ pub struct Receiver {
     pub entries: usize,
     /// Decoding, hashing and writing of one chunk, one after the other.
     pub finish_us: u64,
+    /// What it says that it restores, when it joins; 0: nothing.
+    pub restore_bytes_per_second: u64,
     /// Chunks that turn out corrupt.
     pub corrupt_ppm: u32,
     /// What the operator says of it.
@@ -158,6 +160,7 @@ impl Receiver {
             path_queue_packets: 1_000,
             buffers: 900,
             entries: 800,
+            restore_bytes_per_second: 0,
             finish_us: 200,
             corrupt_ppm: 0,
             priority: 0,
@@ -239,6 +242,12 @@ impl Scenario {
         // Of a pack of 100 chunks the code is made to work on some 5 MB.
         scenario.carry_bytes = random.chance_ppm(100_000);
         scenario.prioritize(&mut Random::new(seed ^ 0x9410));
+        scenario.streams = random.pick(&[1, 1, 2, 4]);
+        for receiver in &mut scenario.receivers {
+            // What it says need not be true.
+            let true_rate = 187 * u64::from(SYMBOL_BYTES) * 1_000_000 / receiver.finish_us.max(1);
+            receiver.restore_bytes_per_second = random.pick(&[0, true_rate, true_rate / 3, true_rate * 2]);
+        }
         scenario.limit_us = scenario.generous_limit_us();
         scenario
     }
@@ -252,6 +261,22 @@ impl Scenario {
             let is_liar = matches!(receiver.conduct, Conduct::Liar { .. });
             receiver.priority = if is_liar { i16::MIN } else { random.pick(&[0, 0, 1, 10, -3]) };
         }
+    }
+
+    /// Runs of chunks that the same images share.
+    pub fn classes(&self) -> Vec<wire::report::ChunkRange> {
+        let images_of = |chunk: u32| -> Vec<bool> { self.images.iter().map(|image| image.binary_search(&chunk).is_ok()).collect() };
+        let mut classes: Vec<wire::report::ChunkRange> = Vec::new();
+        let mut before = None;
+        for chunk in 0..self.source_symbols.len() as u32 {
+            let images = Some(images_of(chunk));
+            match classes.last_mut() {
+                Some(last) if images == before => last.count += 1,
+                _ => classes.push(wire::report::ChunkRange { first: wire::ChunkId(chunk), count: 1 }),
+            }
+            before = images;
+        }
+        classes
     }
 
     /// Time that all chunks take on the line, once, without loss.
@@ -348,6 +373,7 @@ fn random_receiver(random: &mut Random, images: usize, transfer_us: u64) -> Rece
         path_queue_packets: random.pick(&[50, 1_000]),
         buffers,
         entries: buffers,
+        restore_bytes_per_second: 0,
         finish_us: if slow_disk { random.between(2_000, 20_000) } else { 200 },
         corrupt_ppm,
         conduct,

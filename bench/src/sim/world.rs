@@ -7,13 +7,13 @@
 mod sending;
 
 use super::carried::Carried;
-use super::member::{Member, Message, Surroundings};
+use super::member::{Listening, Member, Message, Surroundings};
 use super::node::{Bits, Pack};
 use super::random::Random;
 use super::scenario::{Conduct, FRAME_OVERHEAD_BYTES, SYMBOL_BYTES, Scenario, frame_bits};
 use super::wire::{Packed, Wire};
 use receiver::assemble::Micros;
-use sender::schedule::{Event as Told, Group, Next, ReceiverId, ScheduleConfig, Scheduler, Totals};
+use sender::schedule::{Delivery, DeliveryConfig, Event as Told, Group, Next, Order, ReceiverId, ScheduleConfig, StragglerPolicy, Totals};
 use sending::Line;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -80,12 +80,13 @@ pub struct World<'a> {
     free: Vec<usize>,
     pushed: u64,
     handled: u64,
-    scheduler: Option<Scheduler>,
+    sender: Option<Delivery>,
     sender_life: usize,
     lines: Vec<Line>,
     wires: Vec<Wire>,
     members: Vec<Member>,
     listed: BTreeMap<ReceiverId, Listed>,
+    listening: BTreeMap<ReceiverId, Listening>,
     /// Connections that are no more: what comes late on them is lost.
     closed: BTreeSet<ReceiverId>,
     past: Totals,
@@ -121,12 +122,13 @@ impl<'a> World<'a> {
             free: Vec::new(),
             pushed: 0,
             handled: 0,
-            scheduler: None,
+            sender: None,
             sender_life: 0,
             lines: (0..streams).map(|_| Line::default()).collect(),
             wires: (0..streams).map(|_| Wire::default()).collect(),
             members: (0..scenario.receivers.len()).map(|index| Member::new(index, scenario, &mut random)).collect(),
             listed: BTreeMap::new(),
+            listening: BTreeMap::new(),
             closed: BTreeSet::new(),
             past: Totals::default(),
             reports: 0,
@@ -135,7 +137,7 @@ impl<'a> World<'a> {
             checked_after: 0,
             pack,
         };
-        world.scheduler = Some(world.new_scheduler());
+        world.sender = Some(world.new_sender());
         for &(at_us, down_us) in &scenario.sender_restarts {
             world.at_ns(at_us * 1_000, Event::Dies { down_us });
         }
@@ -208,8 +210,8 @@ impl<'a> World<'a> {
         };
         let waiting = self.members.iter().enumerate().filter(|(_, member)| member.complete_us.is_none());
         let members: Vec<String> = waiting.take(20).map(of).collect();
-        let rate = self.scheduler.as_ref().map(|scheduler| scheduler.rate_bits_per_second(StreamId(0)));
-        format!("{}; sender at {rate:?} bit/s, {:?}", members.join("; "), self.scheduler.as_ref().map(Scheduler::totals))
+        let rate = self.sender.as_ref().map(|sender| sender.rate_bits_per_second(StreamId(0)));
+        format!("{}; sender at {rate:?} bit/s, {:?}", members.join("; "), self.sender.as_ref().map(Delivery::totals))
     }
 
     fn packets(&self) -> u64 {
@@ -240,7 +242,7 @@ impl<'a> World<'a> {
             match event {
                 Event::Wakes(stream) => self.wake(stream)?,
                 Event::Dies { down_us } => self.sender_dies(down_us),
-                Event::Returns => self.scheduler = Some(self.new_scheduler()),
+                Event::Returns => self.sender = Some(self.new_sender()),
                 Event::Hears(message) => self.hear(*message)?,
             }
         }
@@ -252,7 +254,8 @@ impl<'a> World<'a> {
             scenario: self.scenario,
             pack: &self.pack,
             wires: &self.wires,
-            report_interval_us: self.scheduler.as_ref().map_or(0, Scheduler::report_interval_us),
+            report_interval_us: self.sender.as_ref().map_or(0, Delivery::report_interval_us),
+            listening: &self.listening,
         };
         let advance = |members: &mut [Member]| {
             let mut messages = Vec::new();
@@ -292,8 +295,8 @@ impl<'a> World<'a> {
     }
 
     fn check(&self) -> Result<(), String> {
-        if let Some(scheduler) = &self.scheduler {
-            scheduler.check()?;
+        if let Some(sender) = &self.sender {
+            sender.check()?;
         }
         self.members.iter().filter_map(|member| member.node.as_ref()).try_for_each(|node| node.check(&self.pack))
     }

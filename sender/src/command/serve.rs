@@ -1,6 +1,6 @@
 //! `discus serve`: multicasts a pack to receivers.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use sender::control::{
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
+use sender::schedule::StragglerPolicy;
 use sender::transmit::{self, Choice, TransmitConfig};
 use wire::packet::HEADER_BYTES;
 use wire::report::ChunkRange;
@@ -80,6 +81,15 @@ pub(crate) struct ServeArgs {
     /// Multicast group and UDP port, IPv4 or IPv6.
     #[arg(long, value_name = "GROUP:PORT", default_value = "239.192.68.1:4700")]
     group: SocketAddr,
+    /// Streams at most: consecutive groups from --group on, same port. How many are used, for what and how fast, follows from what receivers can
+    /// restore; receivers join only those that bring them something.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    streams: u8,
+    /// What to do about receivers that cannot keep up: `wait` for them; `slow-stream`, where the others get faster streams beside; `unicast`,
+    /// where they fetch the rest over their own connections; `drop`. Who is meant can be said: below a rate, as in drop:200M, or above a
+    /// loss, as in unicast:10%. Else: a quarter of what the median receiver restores, or a quarter of all packets lost.
+    #[arg(long, default_value_t = StragglerPolicy::default(), value_name = "POLICY[:RATE|:PERCENT]")]
+    straggler: StragglerPolicy,
     /// Hops that packets may take: 1 keeps them on the link.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     ttl: u8,
@@ -175,17 +185,19 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let source = SocketAddr::new(interface.source_for(args.group.ip())?, args.group.port());
     display.line(&format!("session   {:08x}, symbols of {symbol_bytes} bytes at MTU {mtu_bytes}", session.0));
 
+    let groups = groups(args.group, args.streams)?;
     let opened = transmit::open(&TransmitConfig {
         interface,
         queue: 0,
         source,
-        groups: vec![args.group],
+        groups: groups.clone(),
         hops: args.ttl,
         payload_bytes: HEADER_BYTES + usize::from(symbol_bytes),
         choice: args.transmit,
     })?;
     display.line(&format!("transmit  {}", opened.description));
-    display.line(&format!("stream    {source} to {}, TTL {}; {}", args.group, args.ttl, describe(&settings)));
+    let more = if groups.len() > 1 { format!(" and the {} groups after it, as needed", groups.len() - 1) } else { String::new() };
+    display.line(&format!("stream    {source} to {}{more}, TTL {}; {}", args.group, args.ttl, describe(&settings)));
 
     let traffic = Arc::new(Traffic::default());
     let (events, events_out) = bounded::<ControlEvent>(EVENTS_MAX);
@@ -195,7 +207,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         proof: if pack.proof().signed_by().is_some() { pack.proof_bytes()? } else { Vec::new() },
         chunk_source: Some(Arc::clone(&pack) as Arc<dyn sender::control::ChunkSource>),
         images: images(&pack)?,
-        streams: vec![StreamInfo { id: StreamId(0), group: args.group, source: source.ip() }],
+        streams: (0..).zip(&groups).map(|(id, &group)| StreamInfo { id: StreamId(id), group, source: source.ip() }).collect(),
         report_interval_us: REPORT_INTERVAL_US,
     };
     let priorities = settings.priorities.clone();
@@ -204,11 +216,15 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let control = listen(config, args.listen.is_none(), &identity, info, &traffic, events)?;
     let cores = Cores::new(args.cores.clone());
     let threads = cores.description();
+    let director = control.director();
     let engine = Engine::start(
         EngineConfig {
             pack: Arc::clone(&pack),
             parameters,
-            streams: vec![Stream { id: StreamId(0), group: args.group }],
+            streams: (0..).zip(&groups).map(|(id, &group)| Stream { id: StreamId(id), group }).collect(),
+            classes: classes(&pack),
+            stragglers: args.straggler,
+            orders: Box::new(move |receiver, order| _ = director.direct(receiver, order)),
             transmit: opened.transmit,
             rate_cap_bits_per_second: args.rate.bits_per_second,
             rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate.bits_per_second / 100),
@@ -332,6 +348,28 @@ fn settings(args: &ServeArgs, pack: &Pack) -> anyhow::Result<Settings> {
     let applied = settings.apply(&patch, pack.images().iter().map(|image| image.name.as_str()));
     applied.map_err(|error| image::Error::Parameter(format!("--priority: {error}")))?;
     Ok(settings)
+}
+
+/// The groups of the streams: consecutive addresses.
+fn groups(first: SocketAddr, count: u8) -> anyhow::Result<Vec<SocketAddr>> {
+    let group = |step: u8| {
+        let address: IpAddr = match first.ip() {
+            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits().wrapping_add(step.into())).into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits().wrapping_add(step.into())).into(),
+        };
+        address.is_multicast().then(|| SocketAddr::new(address, first.port()))
+    };
+    let all: Option<Vec<SocketAddr>> = (0..count).map(group).collect();
+    let unusable = || {
+        NetworkUnusable(format!("{first} and the {} addresses after it are not all multicast groups; see --group, --streams", count - 1))
+    };
+    Ok(all.ok_or_else(unusable)?)
+}
+
+/// Runs of chunks that the same images share.
+fn classes(pack: &Pack) -> Vec<ChunkRange> {
+    let segments = pack.segments().iter().filter(|segment| segment.chunks > 0);
+    segments.map(|segment| ChunkRange { first: ChunkId(segment.first_chunk.0), count: segment.chunks }).collect()
 }
 
 /// What receivers are told of the images.

@@ -35,7 +35,7 @@ pub use settings::{
 pub use token::OperatorToken;
 pub use traffic::{Traffic, TrafficSnapshot};
 
-use crate::schedule::ReceiverId;
+use crate::schedule::{Order, ReceiverId};
 use crossbeam_channel::Sender;
 use listen::Listener;
 use roster::Roster;
@@ -46,7 +46,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use wire::StreamId;
 use wire::report::{ChunkRange, Report};
 
 /// Handshakes and reports of thousands of receivers are light work, and the data path needs the other cores.
@@ -148,17 +147,6 @@ pub struct Profile {
     pub unicast: bool,
 }
 
-/// What the engine wants a listed receiver to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Directive {
-    /// Listen to these streams and no others.
-    Streams(Vec<StreamId>),
-    /// Fetch these chunks by unicast; multicast will not bring them.
-    TakeByUnicast(Vec<ChunkRange>),
-    /// Off the list, for this reason.
-    Dismiss(String),
-}
-
 /// How an attendance ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -207,10 +195,10 @@ pub struct Director {
 }
 
 impl Director {
-    /// Passes `directive` on without waiting; false when the receiver is not listed. A later directive of the same kind replaces one
+    /// Passes `order` on without waiting; false when the receiver is not listed. A later order of the same kind replaces one
     /// that the receiver has not read yet.
-    pub fn direct(&self, receiver: ReceiverId, directive: Directive) -> bool {
-        self.shared.roster.direct(receiver, directive)
+    pub fn direct(&self, receiver: ReceiverId, order: Order) -> bool {
+        self.shared.roster.direct(receiver, order)
     }
 }
 
@@ -288,7 +276,7 @@ impl ControlServer {
 
     /// Takes a receiver off the list; the receiver is told why and ends. Its `Left` follows as an event. False when it is not listed.
     pub fn dismiss(&self, receiver: ReceiverId, reason: String) -> bool {
-        self.director().direct(receiver, Directive::Dismiss(reason))
+        self.director().direct(receiver, Order::Leave(reason))
     }
 
     /// A handle that tells receivers what to do, for other threads.

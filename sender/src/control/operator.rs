@@ -16,8 +16,8 @@ use super::metrics::prometheus;
 use super::roster::ENGINE_BUSY_PAUSE;
 use super::settings::Change;
 use super::traffic::TrafficSnapshot;
-use super::{Directive, Settings, SettingsPatch, Shared, printable};
-use crate::schedule::ReceiverId;
+use super::{Settings, SettingsPatch, Shared, printable};
+use crate::schedule::{Order, ReceiverId};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -138,7 +138,7 @@ async fn dismiss(State(shared): State<Arc<Shared>>, Path(id): Path<u64>, body: B
         Ok(dismissal) => dismissal.reason.map_or_else(|| REASON_DEFAULT.to_owned(), |reason| printable(&reason)),
         Err(error) => return refusal(StatusCode::BAD_REQUEST, format_args!("the body is no dismissal: {error}")),
     };
-    if shared.roster.direct(ReceiverId(id), Directive::Dismiss(reason.clone())) {
+    if shared.roster.direct(ReceiverId(id), Order::Leave(reason.clone())) {
         // It is told now; that it is off the list shows in the status.
         return (StatusCode::ACCEPTED, Json(json!({ "receiver_id": id, "reason": reason }))).into_response();
     }

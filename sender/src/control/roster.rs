@@ -7,8 +7,8 @@
 
 use super::rate_meter::RateMeter;
 use super::receiver_status::{ReceiverState, ReceiverStatus, RosterSnapshot};
-use super::{ControlEvent, Directive, Outcome};
-use crate::schedule::ReceiverId;
+use super::{ControlEvent, Outcome};
+use crate::schedule::{Order, ReceiverId};
 use crossbeam_channel::{Sender, TrySendError};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -215,17 +215,17 @@ impl Roster {
     }
 
     /// Tells a listed receiver's task what to do; false when it is not listed.
-    pub(super) fn direct(&self, receiver: ReceiverId, directive: Directive) -> bool {
+    pub(super) fn direct(&self, receiver: ReceiverId, order: Order) -> bool {
         let state = self.lock();
         let Some((_, orders)) = state.rows.get(&receiver.0).and_then(|row| row.attendance.as_ref()) else { return false };
         if orders.is_closed() {
             return false;
         }
-        orders.send_modify(|orders| match directive {
-            Directive::Streams(streams) => orders.streams = Some(streams),
-            Directive::TakeByUnicast(chunks) => orders.unicast.extend(chunks),
+        orders.send_modify(|orders| match order {
+            Order::Listen(streams) => orders.streams = Some(streams),
+            Order::Fetch(chunks) => orders.unicast.extend(chunks),
             // The first decides.
-            Directive::Dismiss(reason) => _ = orders.dismiss.get_or_insert(reason),
+            Order::Leave(reason) => _ = orders.dismiss.get_or_insert(reason),
         });
         true
     }

@@ -1,4 +1,4 @@
-//! The dispatcher thread: owns the scheduler, feeds it what the control plane says, and keeps every stream supplied with a few groups
+//! The dispatcher thread: owns the delivery, feeds it what the control plane says, and keeps every stream supplied with a few groups
 //! ahead of what is on the wire.
 
 use super::Error;
@@ -7,7 +7,7 @@ use super::quorum::{Departure, Quorum, Tally};
 use super::reader::Request;
 use super::transmitter::StreamState;
 use crate::control::{ControlEvent, Outcome};
-use crate::schedule::{Event, Next, ReceiverId, Scheduler, Totals};
+use crate::schedule::{Delivery, Event, Next, Order, ReceiverId, Totals};
 use crossbeam_channel::{Receiver, Sender, select_biased};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,7 +44,7 @@ pub enum Ended {
 /// Figures of a run, as they were a moment ago.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
-    /// The scheduler's counts.
+    /// The delivery's counts.
     pub totals: Totals,
     /// Receivers by standing.
     pub tally: Tally,
@@ -54,6 +54,8 @@ pub struct Progress {
     pub sending: Duration,
     /// The rate that the streams may use at present, together.
     pub rate_bits_per_second: u64,
+    /// Streams that carry something at present.
+    pub streams: usize,
     /// The least time between two reports that receivers are to keep.
     pub report_interval_us: u64,
 }
@@ -67,7 +69,8 @@ pub(super) struct StreamSlot {
 
 /// The dispatcher, owned by its thread.
 pub(super) struct Dispatcher {
-    pub(super) scheduler: Scheduler,
+    pub(super) delivery: Delivery,
+    pub(super) orders: Box<dyn FnMut(ReceiverId, Order) + Send>,
     pub(super) quorum: Quorum,
     pub(super) priorities: PriorityBook,
     pub(super) streams: Vec<StreamSlot>,
@@ -87,6 +90,12 @@ impl Dispatcher {
                 Ok(wait) => wait,
                 Err(ended) => break ended,
             };
+            // Until sending begins nobody should wonder why a stream is silent.
+            if self.quorum.has_begun() {
+                for (receiver, order) in self.delivery.take_orders() {
+                    (self.orders)(receiver, order);
+                }
+            }
             self.publish();
             if let Some(tally) = self.quorum.verdict(self.started.elapsed()) {
                 break Ended::Served(tally);
@@ -108,7 +117,7 @@ impl Dispatcher {
         for slot in &mut self.streams {
             while slot.jobs_under_way < JOBS_AHEAD {
                 let now = micros(self.started);
-                let request = match self.scheduler.next(now, slot.id) {
+                let request = match self.delivery.next(now, slot.id) {
                     Next::Group(group) => {
                         self.first_group.get_or_insert_with(Instant::now);
                         Request::Group(group)
@@ -126,7 +135,7 @@ impl Dispatcher {
                 }
                 slot.jobs_under_way += 1;
             }
-            slot.state.rate_bits_per_second.store(self.scheduler.rate_bits_per_second(slot.id), Ordering::Relaxed);
+            slot.state.rate_bits_per_second.store(self.delivery.rate_bits_per_second(slot.id), Ordering::Relaxed);
         }
         Ok(wait)
     }
@@ -177,11 +186,12 @@ impl Dispatcher {
             ControlEvent::Joined { receiver, image, want, profile } => {
                 self.quorum.joined(receiver);
                 let priority = self.priorities.joined(receiver, image, profile.group);
-                self.scheduler.handle(micros(self.started), Event::Joined { receiver, want });
+                let now = micros(self.started);
+                self.delivery.join(now, receiver, &want, profile.restore_bytes_per_second, profile.unicast);
                 return self.prioritize(receiver, priority);
             }
             ControlEvent::Settings(settings) => {
-                self.scheduler.set_rate_cap(settings.rate_cap_bits_per_second);
+                self.delivery.set_rate_cap(micros(self.started), settings.rate_cap_bits_per_second);
                 for (receiver, priority) in self.priorities.change(settings.priorities) {
                     self.prioritize(receiver, priority);
                 }
@@ -199,22 +209,22 @@ impl Dispatcher {
                 Event::Left { receiver }
             }
         };
-        self.scheduler.handle(micros(self.started), event);
+        self.delivery.handle(micros(self.started), event);
     }
 
     fn prioritize(&mut self, receiver: ReceiverId, priority: i16) {
-        tracing::debug!(receiver = receiver.0, priority, "priority");
-        self.scheduler.handle(micros(self.started), Event::Prioritized { receiver, priority });
+        self.delivery.handle(micros(self.started), Event::Prioritized { receiver, priority });
     }
 
     fn publish(&self) {
         let progress = Progress {
-            totals: self.scheduler.totals(),
+            totals: self.delivery.totals(),
             tally: self.quorum.tally(),
             begun: self.quorum.has_begun(),
             sending: self.first_group.map_or(Duration::ZERO, |first| first.elapsed()),
             rate_bits_per_second: self.streams.iter().map(|slot| slot.state.rate_bits_per_second.load(Ordering::Relaxed)).sum(),
-            report_interval_us: self.scheduler.report_interval_us(),
+            streams: self.delivery.streams_in_use(),
+            report_interval_us: self.delivery.report_interval_us(),
         };
         // Plain values: a thread that panicked while it held the lock left them whole.
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;

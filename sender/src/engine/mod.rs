@@ -1,7 +1,7 @@
 //! The threads of a serving sender.
 //!
 //! ```text
-//! control events → dispatcher (scheduler) → reader (pack, cache, repair symbols) → transmitter → network
+//! control events → dispatcher (delivery) → reader (pack, cache, repair symbols) → transmitter → network
 //!                        ↑                                                                │
 //!                        └─────────────────────── a job is done ──────────────────────────┘
 //! ```
@@ -25,7 +25,7 @@ pub use dispatch::{Ended, Progress};
 pub use quorum::Tally;
 
 use crate::control::{ControlEvent, Priorities};
-use crate::schedule::{GROUP_CHUNKS_MAX, ScheduleConfig, Scheduler};
+use crate::schedule::{Delivery, DeliveryConfig, GROUP_CHUNKS_MAX, Order, ReceiverId, ScheduleConfig, StragglerPolicy};
 use crate::transmit::{self, LINK_OVERHEAD_BYTES, Mode, Transmit};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use dispatch::{Dispatcher, JOBS_AHEAD, Notice, StreamSlot};
@@ -42,6 +42,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transmitter::{Line, StreamState, Transmitter};
+use wire::report::ChunkRange;
 use wire::session::SessionParameters;
 use wire::{ChunkId, StreamId};
 
@@ -131,6 +132,12 @@ pub struct EngineConfig {
     pub priorities: Priorities,
     /// Memory for chunks.
     pub cache_bytes: usize,
+    /// Runs of chunks that the same images share: what streams are planned by.
+    pub classes: Vec<ChunkRange>,
+    /// What to do about receivers that cannot keep up.
+    pub stragglers: StragglerPolicy,
+    /// Tells a receiver what to do; called on the dispatcher's thread.
+    pub orders: Box<dyn FnMut(ReceiverId, Order) + Send>,
     /// Which threads run where.
     pub cores: Cores,
     /// Begin when so many receivers are listed, and end with them.
@@ -187,7 +194,7 @@ impl Engine {
             reader_description: String::new(),
             threads: Vec::new(),
         };
-        let scheduler = Scheduler::new(ScheduleConfig {
+        let schedule = ScheduleConfig {
             parameters,
             source_symbols: pack.chunks().iter().map(|chunk| parameters.source_symbols(chunk.stored_bytes)).collect(),
             streams: streams.iter().map(|stream| stream.id).collect(),
@@ -198,9 +205,11 @@ impl Engine {
                 .map(|stream| (transmit::frame_bytes(stream.group.ip(), 0) + LINK_OVERHEAD_BYTES) as u32)
                 .max()
                 .unwrap_or(0),
-        });
+        };
+        let delivery = Delivery::new(DeliveryConfig { schedule, classes: config.classes, stragglers: config.stragglers });
         let mut dispatcher = Dispatcher {
-            scheduler,
+            delivery,
+            orders: config.orders,
             quorum: Quorum::new(config.once),
             priorities: PriorityBook::new(pack.images().iter().map(|image| image.name.clone()).collect(), config.priorities),
             streams: Vec::new(),

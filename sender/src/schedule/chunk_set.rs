@@ -66,11 +66,35 @@ impl ChunkSet {
         Some(ChunkId(index as u32 * WORD_BITS + word.trailing_zeros()))
     }
 
+    /// The largest id in it that is at most `to`.
+    pub(super) fn previous_from(&self, to: u32) -> Option<ChunkId> {
+        let last = self.words.len().checked_sub(1)?;
+        let mut index = ((to / WORD_BITS) as usize).min(last);
+        let kept = if (to / WORD_BITS) as usize > last { u64::MAX } else { u64::MAX >> (WORD_BITS - 1 - to % WORD_BITS) };
+        let mut word = self.words[index] & kept;
+        while word == 0 {
+            index = index.checked_sub(1)?;
+            word = self.words[index];
+        }
+        Some(ChunkId(index as u32 * WORD_BITS + (WORD_BITS - 1 - word.leading_zeros())))
+    }
+
     /// All ids, ascending.
     pub(super) fn iter(&self) -> impl Iterator<Item = ChunkId> + '_ {
         let mut from = Some(0);
         std::iter::from_fn(move || {
             let chunk = self.next_from(from?)?;
+            from = chunk.0.checked_add(1);
+            Some(chunk)
+        })
+    }
+
+    /// The ids of `range` in it, ascending.
+    pub(super) fn iter_range(&self, range: ChunkRange) -> impl Iterator<Item = ChunkId> + '_ {
+        let end = self.end_of(range);
+        let mut from = Some(range.first.0);
+        std::iter::from_fn(move || {
+            let chunk = self.next_from(from?).filter(|chunk| chunk.0 < end)?;
             from = chunk.0.checked_add(1);
             Some(chunk)
         })

@@ -10,12 +10,15 @@
 //! * `stream`: positions, groups in flight, idle syncs.
 //! * `needs`, `chunk_set`: the sums and sets that they work on.
 //! * `priority`: how many receivers of each priority want a chunk.
+//! * `delivery`: several streams, each with a scheduler of its own, as planned.
 //! * `plan`: which streams there should be, by what receivers can restore.
+//! * `straggler`: the operator's policy on receivers that cannot keep up.
 //! * `rate`: how fast.
 //! * `loss`, `proactive`: what the losses are like, and how much is sent against them before anybody asks.
 
 mod action;
 mod chunk_set;
+mod delivery;
 mod loss;
 mod needs;
 mod plan;
@@ -24,10 +27,13 @@ mod proactive;
 mod rate;
 mod roster;
 mod scheduler;
+mod straggler;
 mod stream;
 
 pub use action::{ChunkSymbols, Event, GROUP_CHUNKS_MAX, Group, Next, ReceiverId, ScheduleConfig, Totals};
+pub use delivery::{Delivery, DeliveryConfig, Order};
 pub use plan::{Class, Pace, Situation, StreamPlan};
 pub use rate::RateControl;
 pub use scheduler::Scheduler;
+pub use straggler::{Remedy, StragglerPolicy, Threshold};
 pub use wire::Micros;

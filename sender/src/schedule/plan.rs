@@ -35,6 +35,8 @@ pub struct Situation {
     pub total_bytes_per_second: u64,
     /// At least 1.
     pub streams_max: usize,
+    /// Whether fast receivers may have streams of their own; one is kept for that.
+    pub express: bool,
 }
 
 /// From which end a stream sends its classes.
@@ -65,8 +67,27 @@ const EXPRESS_SHARE_MIN: f64 = 0.02;
 impl Situation {
     /// The fluid bound in seconds: no plan is done earlier. Infinite when somebody restores nothing.
     pub fn fluid_bound_seconds(&self) -> f64 {
+        self.alone_seconds().fold(self.link_seconds(), f64::max)
+    }
+
+    /// By what share of the bound the receiver that gains most would be done earlier if it did not have to keep to the pace of the slowest.
+    pub fn gain(&self) -> f64 {
+        let seconds = self.fluid_bound_seconds();
+        if !(seconds.is_finite() && seconds > 0.0) {
+            return 0.0;
+        }
+        let fastest = self.alone_seconds().filter(|&alone| alone > 0.0).fold(seconds, f64::min);
+        1.0 - fastest.max(self.link_seconds()) / seconds
+    }
+
+    /// What the link takes to carry everything once.
+    fn link_seconds(&self) -> f64 {
         let total: u64 = self.classes.iter().map(|class| class.remaining_bytes).sum();
-        let link = total as f64 / self.total_bytes_per_second.max(1) as f64;
+        total as f64 / self.total_bytes_per_second.max(1) as f64
+    }
+
+    /// What each receiver takes to restore all of its own; 0 when it wants nothing.
+    fn alone_seconds(&self) -> impl Iterator<Item = f64> + '_ {
         let mut wanted = vec![0_u64; self.receivers.len()];
         for class in &self.classes {
             for &receiver in &class.wanted_by {
@@ -75,8 +96,8 @@ impl Situation {
                 }
             }
         }
-        let alone = |(&(_, rate), &wanted): (&(ReceiverId, u64), &u64)| if wanted == 0 { 0.0 } else { wanted as f64 / rate as f64 };
-        self.receivers.iter().zip(&wanted).map(alone).fold(link, f64::max)
+        let alone = |(&(_, rate), wanted): (&(ReceiverId, u64), u64)| if wanted == 0 { 0.0 } else { wanted as f64 / rate as f64 };
+        self.receivers.iter().zip(wanted).map(alone)
     }
 
     /// The streams that reach the bound. None when nothing is wanted, or when nobody restores anything.
@@ -86,7 +107,11 @@ impl Situation {
             return Vec::new();
         }
         let rate = |class: &Class| class.remaining_bytes as f64 / seconds;
-        let mut streams = self.base(&rate);
+        let base_max = if self.express { self.streams_max.saturating_sub(1).max(1) } else { self.streams_max };
+        let mut streams = self.base(base_max, &rate);
+        if !self.express {
+            return streams;
+        }
         let mut spare: Vec<f64> = self.receivers.iter().map(|&(_, rate)| rate as f64).collect();
         for class in &self.classes {
             for &receiver in &class.wanted_by {
@@ -116,10 +141,10 @@ impl Situation {
     }
 
     /// One base stream per class, or, with too many classes, one for the slowest of them.
-    fn base(&self, rate: &impl Fn(&Class) -> f64) -> Vec<StreamPlan> {
+    fn base(&self, streams_max: usize, rate: &impl Fn(&Class) -> f64) -> Vec<StreamPlan> {
         let mut classes: Vec<usize> = (0..self.classes.len()).filter(|&class| self.classes[class].remaining_bytes > 0).collect();
         classes.sort_by_key(|&class| std::cmp::Reverse(self.classes[class].remaining_bytes));
-        let alone = if classes.len() > self.streams_max { self.streams_max.saturating_sub(1) } else { classes.len() };
+        let alone = if classes.len() > streams_max { streams_max.saturating_sub(1) } else { classes.len() };
         let together = classes.split_off(alone);
         let mut groups: Vec<Vec<usize>> = classes.into_iter().map(|class| vec![class]).collect();
         groups.extend(Some(together).filter(|together| !together.is_empty()));

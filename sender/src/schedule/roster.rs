@@ -137,6 +137,24 @@ impl Roster {
         self.members.insert(receiver, Member { want, statements, attendance, straggler: false, priority });
     }
 
+    /// `receiver`, which is listed, wants `ranges` too.
+    pub(super) fn widen(&mut self, receiver: ReceiverId, ranges: &[ChunkRange]) {
+        let Some(member) = self.members.get_mut(&receiver) else { return };
+        let counted = member.attendance != Attendance::Absent;
+        let wanted_nothing = member.want.is_empty();
+        for chunk in ranges.iter().copied().flat_map(ChunkRange::chunks) {
+            if member.want.insert(chunk) && counted {
+                self.priorities.add(member.priority, chunk);
+            }
+        }
+        self.wanting += usize::from(wanted_nothing && !member.want.is_empty());
+    }
+
+    /// How many symbols `receiver` last said that it needs of `chunk`; `None` when it said nothing.
+    pub(super) fn stated(&self, receiver: ReceiverId, chunk: ChunkId) -> Option<u16> {
+        self.members.get(&receiver)?.statements.get(&chunk).map(|statement| statement.need.symbols)
+    }
+
     /// Takes `receiver` off the list with all its demand.
     pub(super) fn leave(&mut self, receiver: ReceiverId) {
         self.set_attendance(receiver, Attendance::Absent);

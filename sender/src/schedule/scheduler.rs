@@ -2,7 +2,9 @@
 //! for that in `queue`.
 
 mod compose;
+mod order;
 mod queue;
+mod transfer;
 
 use super::loss::LossBook;
 use super::needs::ChunkNeeds;
@@ -11,6 +13,7 @@ use super::rate::RateControl;
 use super::roster::{Attendance, Roster};
 use super::stream::{InFlight, Stream};
 use super::{Event, Next, ReceiverId, ScheduleConfig, Totals, chunk_set::ChunkSet};
+pub(super) use order::Order;
 use queue::Queues;
 use std::collections::VecDeque;
 use wire::report::{ChunkRange, Report};
@@ -60,6 +63,11 @@ struct Progress {
     cursor: u16,
 }
 
+/// The least time between two reports of one of so many receivers.
+pub(super) fn report_interval_us(receivers: usize) -> u64 {
+    REPORT_INTERVAL_US.max(receivers as u64 * REPORT_INTERVAL_PER_RECEIVER_US)
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -71,6 +79,8 @@ pub struct Scheduler {
     losses: LossBook,
     proactive: Proactive,
     queues: Queues,
+    /// How many receivers report in all, when they are not this stream's alone.
+    report_load: Option<usize>,
     /// Greeting receivers, by when they will have been silent for too long.
     greeting_until: VecDeque<(Micros, ReceiverId)>,
     /// Greeting receivers for whom that is not set yet, since nothing was sent that they could answer.
@@ -96,6 +106,7 @@ impl Scheduler {
             losses: LossBook::default(),
             proactive: Proactive::default(),
             queues: Queues::new(config.parameters.chunk_count),
+            report_load: None,
             greeting_until: VecDeque::new(),
             greeting_new: Vec::new(),
             report_lag_us: REPORT_LAG_START_US,
@@ -143,6 +154,32 @@ impl Scheduler {
         if known { self.rate_per_stream() } else { 0 }
     }
 
+    /// All receivers count for the rate, also those that lose far more than the rest.
+    pub(super) fn wait_for_all(&mut self, wait: bool) {
+        self.rate.set_leaves_out_stragglers(!wait);
+    }
+
+    /// The receivers of other streams report too: so many in all.
+    pub(super) fn set_report_load(&mut self, receivers: usize) {
+        self.report_load = Some(receivers);
+    }
+
+    /// The rate's bounds from now on.
+    pub(super) fn set_rate_limits(&mut self, cap_bits_per_second: u64, floor_bits_per_second: u64) {
+        self.rate.set_floor(floor_bits_per_second);
+        self.rate.set_cap(cap_bits_per_second);
+    }
+
+    /// In which order whole chunks go out from now on.
+    pub(super) fn set_order(&mut self, order: Order) {
+        self.queues.set_order(order);
+    }
+
+    /// Where the carousel stands.
+    pub(super) fn carousel(&self) -> u32 {
+        self.queues.position()
+    }
+
     /// Changes the operator's cap on the rate of all streams together: downwards at once, upwards the rate climbs as it does anyway.
     pub fn set_rate_cap(&mut self, bits_per_second: u64) {
         self.rate.set_cap(bits_per_second);
@@ -150,7 +187,7 @@ impl Scheduler {
 
     /// The least time between two reports of a receiver that the sender can ask for now.
     pub fn report_interval_us(&self) -> u64 {
-        REPORT_INTERVAL_US.max(self.roster.len() as u64 * REPORT_INTERVAL_PER_RECEIVER_US)
+        report_interval_us(self.report_load.unwrap_or_else(|| self.roster.len()))
     }
 
     /// Chunks that `receiver` still wants; `None` when it is not listed.

@@ -1,4 +1,4 @@
-//! The sender's side of the run: its engine around the real scheduler, the lines, and what it may and may not send.
+//! The sender's side of the run: its engine around the real delivery, the lines, and what it may and may not send.
 
 use super::*;
 use std::collections::VecDeque;
@@ -14,23 +14,25 @@ pub(super) struct Line {
 }
 
 impl World<'_> {
-    pub(super) fn new_scheduler(&self) -> Scheduler {
-        Scheduler::new(ScheduleConfig {
+    pub(super) fn new_sender(&self) -> Delivery {
+        let schedule = ScheduleConfig {
             parameters: self.pack.parameters,
             source_symbols: self.scenario.source_symbols.clone(),
             streams: (0..self.lines.len() as u16).map(StreamId).collect(),
             rate_cap_bits_per_second: self.scenario.cap_bits_per_second,
             rate_floor_bits_per_second: self.scenario.floor_bits_per_second,
             frame_overhead_bytes: FRAME_OVERHEAD_BYTES,
-        })
+        };
+        Delivery::new(DeliveryConfig { schedule, classes: self.scenario.classes(), stragglers: StragglerPolicy::default() })
     }
 
     pub(super) fn sender_dies(&mut self, down_us: u64) {
         self.note_totals();
-        self.scheduler = None;
+        self.sender = None;
         self.sender_life += 1;
         self.listed.clear();
         self.closed.clear();
+        self.listening.clear();
         for line in &mut self.lines {
             *line = Line { free_ns: line.free_ns, ..Line::default() };
         }
@@ -38,7 +40,7 @@ impl World<'_> {
     }
 
     pub(super) fn note_totals(&mut self) {
-        if let Some(totals) = self.scheduler.as_ref().map(Scheduler::totals) {
+        if let Some(totals) = self.sender.as_ref().map(Delivery::totals) {
             self.past.symbols_sent += totals.symbols_sent;
             self.past.repair_symbols_sent += totals.repair_symbols_sent;
             self.past.symbols_needed = self.past.symbols_needed.max(totals.symbols_needed);
@@ -56,17 +58,23 @@ impl World<'_> {
 
     /// The sender's engine: keeps a few groups ahead of the line.
     fn drive_sender(&mut self, stream: usize) -> Result<(), String> {
+        let outcome = self.supply_line(stream);
+        self.pass_orders_on();
+        outcome
+    }
+
+    fn supply_line(&mut self, stream: usize) -> Result<(), String> {
         let now = self.now();
         while self.lines[stream].ends_ns.front().is_some_and(|&end_ns| end_ns <= self.now_ns) {
             self.lines[stream].ends_ns.pop_front();
         }
         let mut wake_ns = None;
         while self.lines[stream].ends_ns.len() < self.scenario.groups_ahead {
-            let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
-            let needed = scheduler.totals().symbols_needed;
-            match scheduler.next(now, StreamId(stream as u16)) {
+            let Some(sender) = &mut self.sender else { return Ok(()) };
+            let needed = sender.totals().symbols_needed;
+            match sender.next(now, StreamId(stream as u16)) {
                 Next::Group(group) => {
-                    let needed = scheduler.totals().symbols_needed - needed;
+                    let needed = sender.totals().symbols_needed - needed;
                     count(&mut self.needed_by_ms, now, needed);
                     self.send_group(stream, &group)?;
                 }
@@ -75,7 +83,7 @@ impl World<'_> {
                     if until.is_some_and(|until| until <= now) {
                         return Err(format!("told to wait until {until:?}, which is past"));
                     }
-                    if until.is_none() && self.listed.values().any(|listed| listed.want.count() > 0) {
+                    if until.is_none() && self.lines.len() == 1 && self.listed.values().any(|listed| listed.want.count() > 0) {
                         return Err("told to wait for ever while somebody wants something".into());
                     }
                     wake_ns = until.map(|until| until.0 * 1_000);
@@ -95,7 +103,7 @@ impl World<'_> {
     }
 
     fn packet_ns(&self, stream: usize) -> u64 {
-        let rate = self.scheduler.as_ref().map_or(1, |scheduler| scheduler.rate_bits_per_second(StreamId(stream as u16)));
+        let rate = self.sender.as_ref().map_or(1, |sender| sender.rate_bits_per_second(StreamId(stream as u16)));
         frame_bits() * 1_000_000_000 / rate.min(self.scenario.line_bits_per_second).max(1)
     }
 
@@ -173,7 +181,7 @@ impl World<'_> {
         if is_last {
             self.closed.insert(connection);
         }
-        let Some(scheduler) = &mut self.scheduler else { return Ok(()) };
+        let Some(sender) = &mut self.sender else { return Ok(()) };
         match &told {
             Told::Joined { want, .. } => {
                 let mut wanted = Bits::new(self.pack.source_symbols.len());
@@ -197,16 +205,34 @@ impl World<'_> {
                 }
             }
         }
-        scheduler.handle(now, told);
+        match told {
+            Told::Joined { receiver, want } => {
+                let spec = &self.scenario.receivers[(receiver.0 & u64::from(u32::MAX)) as usize];
+                sender.join(now, receiver, &want, spec.restore_bytes_per_second, false);
+            }
+            told => sender.handle(now, told),
+        }
         if let Some(listed) = self.listed.get(&connection) {
             let expected = listed.want.count();
-            if scheduler.remaining(connection) != Some(expected) {
-                return Err(format!("the sender takes {:?} chunks to remain where {expected} do", scheduler.remaining(connection)));
+            if sender.remaining(connection) != Some(expected) {
+                return Err(format!("the sender takes {:?} chunks to remain where {expected} do", sender.remaining(connection)));
             }
-        } else if scheduler.remaining(connection).is_some() {
+        } else if sender.remaining(connection).is_some() {
             return Err("a receiver that has left is still listed".into());
         }
+        self.pass_orders_on();
         (0..self.lines.len()).try_for_each(|stream| self.drive_sender(stream))
+    }
+
+    /// What the sender wants receivers to listen to reaches them as late as their reports reach the sender.
+    fn pass_orders_on(&mut self) {
+        for (connection, order) in self.sender.as_mut().map(Delivery::take_orders).unwrap_or_default() {
+            let Order::Listen(streams) = order else { continue };
+            let spec = &self.scenario.receivers[(connection.0 & u64::from(u32::MAX)) as usize];
+            let version = self.listening.get(&connection).map_or(0, |told| told.version) + 1;
+            let heard_ns = self.now_ns + (spec.report_latency_us + spec.report_jitter_us) * 1_000;
+            self.listening.insert(connection, Listening { version, heard_ns, streams });
+        }
     }
 }
 

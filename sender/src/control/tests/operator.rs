@@ -1,6 +1,7 @@
 //! The operator's pages: what they show, what they change, and to whom.
 
 use super::*;
+use crate::schedule::Order;
 use serde_json::{Value, json};
 
 impl Bench {
@@ -44,7 +45,7 @@ async fn the_operator_sees_the_list_on_the_same_port() {
     let ready = v1::Ready { receiver_id, want, more: false, restore_bytes_per_second: 500_000_000, unicast: true };
     to_server.send(message(receiver_message::Message::Ready(ready))).await.unwrap();
     assert!(matches!(said(&mut from_server).await, sender_message::Message::Listed(_)));
-    assert!(bench.server.director().direct(ReceiverId(receiver_id), Directive::Streams(vec![StreamId(0)])));
+    assert!(bench.server.director().direct(ReceiverId(receiver_id), Order::Listen(vec![StreamId(0)])));
     let report = v1::Report { completed: vec![range(0, 60).into()], packets_sent: 200, packets_seen: 150, ..v1::Report::default() };
     to_server.send(message(receiver_message::Message::Report(report))).await.unwrap();
     bench.expect(|event| matches!(event, ControlEvent::Reported { .. })).await;

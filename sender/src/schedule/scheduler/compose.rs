@@ -164,7 +164,7 @@ impl Scheduler {
         let mut chunks = Vec::new();
         let interleave = self.interleave(priority);
         while chunks.len() < interleave {
-            let Some(chunk) = self.queues.at(index).and_then(Queue::take_whole) else { break };
+            let Some(chunk) = self.queues.take_whole(index) else { break };
             let Some(now) = self.priority(chunk) else { continue };
             if now < priority {
                 self.queues.push_whole(now, chunk);

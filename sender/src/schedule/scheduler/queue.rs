@@ -3,6 +3,7 @@
 //! A chunk waits in the queue of its priority or of a higher one, which it had when it was put there: it moves down when its turn comes. When priorities
 //! may have risen everything is sorted anew.
 
+use super::order::Order;
 use crate::schedule::chunk_set::ChunkSet;
 use std::collections::VecDeque;
 use wire::ChunkId;
@@ -13,7 +14,6 @@ pub(super) struct Queue {
     pub(super) priority: i16,
     /// Chunks that somebody needs whole: never sent, or lost altogether. Served in ascending order, round and round.
     pub(super) whole: ChunkSet,
-    carousel: u32,
     /// Chunks that somebody has in part, in the order in which that became known.
     pub(super) repairs: VecDeque<ChunkId>,
     /// Chunks that only stragglers lack, in part or whole: served when there is nothing else, and a hundredth of the time besides.
@@ -30,7 +30,6 @@ impl Queue {
         Queue {
             priority,
             whole: ChunkSet::new(chunk_count),
-            carousel: 0,
             repairs: VecDeque::new(),
             later: ChunkSet::new(chunk_count),
             later_next: 0,
@@ -40,8 +39,8 @@ impl Queue {
     }
 
     /// Takes the next chunk off the carousel.
-    pub(super) fn take_whole(&mut self) -> Option<ChunkId> {
-        take_round(&mut self.whole, &mut self.carousel)
+    pub(super) fn take_whole(&mut self, order: &mut Order) -> Option<ChunkId> {
+        order.take(&mut self.whole)
     }
 
     /// Takes the next chunk that stragglers lack.
@@ -66,13 +65,30 @@ fn take_round(chunks: &mut ChunkSet, from: &mut u32) -> Option<ChunkId> {
 #[derive(Debug)]
 pub(super) struct Queues {
     chunk_count: u32,
+    /// Of whole chunks, whatever their priority.
+    order: Order,
     /// Descending by priority.
     queues: Vec<Queue>,
 }
 
 impl Queues {
     pub(super) fn new(chunk_count: u32) -> Queues {
-        Queues { chunk_count, queues: Vec::new() }
+        Queues { chunk_count, order: Order::ascending(), queues: Vec::new() }
+    }
+
+    /// Whole chunks go out in this order from now on.
+    pub(super) fn set_order(&mut self, order: Order) {
+        self.order = order;
+    }
+
+    /// Where the carousel stands.
+    pub(super) fn position(&self) -> u32 {
+        self.order.position()
+    }
+
+    /// Takes the next chunk off the carousel of the queue at `index`.
+    pub(super) fn take_whole(&mut self, index: usize) -> Option<ChunkId> {
+        self.queues.get_mut(index)?.take_whole(&mut self.order)
     }
 
     /// The queues, that of the highest priority first.

@@ -1,0 +1,256 @@
+//! A delivery over several streams: which stream carries what to whom, and how fast, as receivers come and go and show what they restore.
+//!
+//! Every stream has a [`Scheduler`] of its own, which knows of each receiver only the chunks that it is to get there; what a receiver reports goes to all
+//! of them, and each takes what concerns it. So a chunk may move from one stream to another while nothing of it is under way, and two streams may
+//! bring the same chunk from both ends: whichever comes first, the report of its completion ends the demand in both.
+//!
+//! * `lane`: one stream: its scheduler and who is in it.
+//! * `assign`: from a plan (see [`super::plan`]) to who gets what where.
+
+mod assign;
+mod lane;
+
+use super::chunk_set::ChunkSet;
+use super::straggler::{Remedy, Standing, StragglerPolicy};
+use super::{Event, Next, ReceiverId, ScheduleConfig, Totals};
+use assign::Assignment;
+use lane::Lane;
+use std::collections::BTreeMap;
+use wire::report::{ChunkRange, Report};
+use wire::{Micros, StreamId};
+
+/// A plan is made anew at most this often, so that 1,000 receivers that join at once make a few plans and not 1,000.
+const PLAN_INTERVAL_US: u64 = 200_000;
+/// … and at least this often while there are several streams: rates go by what is left.
+const PLAN_REFRESH_US: u64 = 2_000_000;
+/// A restore rate that differs by less than an eighth from what was planned with is no news.
+const RATE_NEWS_SHARE: u64 = 8;
+
+/// What a delivery works with for as long as it lives.
+#[derive(Clone, Debug)]
+pub struct DeliveryConfig {
+    /// The session, its chunks, the rate, and all streams that may be used; at least one.
+    pub schedule: ScheduleConfig,
+    /// Runs of chunks that are wanted by the same images each, ascending: the pack's segments.
+    pub classes: Vec<ChunkRange>,
+    /// What to do about those who cannot keep up.
+    pub stragglers: StragglerPolicy,
+}
+
+/// What a receiver is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Listen to these streams, ascending, and to no others.
+    Listen(Vec<StreamId>),
+    /// Fetch these chunks by unicast.
+    Fetch(Vec<ChunkRange>),
+    /// Leave, for this reason.
+    Leave(String),
+}
+
+#[derive(Debug)]
+struct Member {
+    want: ChunkSet,
+    priority: i16,
+    standing: Standing,
+    /// What the plan in force counted on.
+    planned_rate: u64,
+    /// It fetches everything itself.
+    unicast: bool,
+    /// What it was last told to listen to.
+    told: Option<Vec<StreamId>>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Delivery {
+    config: DeliveryConfig,
+    lanes: Vec<Lane>,
+    members: BTreeMap<ReceiverId, Member>,
+    assignment: Assignment,
+    orders: Vec<(ReceiverId, Order)>,
+    /// Somebody came, left, or restores at another rate.
+    news: bool,
+    planned_at: Option<Micros>,
+    /// Chunks that were sent on any stream, for the count of what was needed.
+    sent: ChunkSet,
+    symbols_needed: u64,
+    rate_cap_bits_per_second: u64,
+}
+
+impl Delivery {
+    /// A delivery of a pack, with nobody listed.
+    pub fn new(config: DeliveryConfig) -> Delivery {
+        let chunk_count = config.schedule.parameters.chunk_count;
+        let lane = |&id: &StreamId| Lane::new(&config.schedule, id, config.stragglers.remedy == Remedy::Wait);
+        Delivery {
+            lanes: config.schedule.streams.iter().map(lane).collect(),
+            members: BTreeMap::new(),
+            assignment: Assignment::all_on_first(config.classes.len()),
+            orders: Vec::new(),
+            news: false,
+            planned_at: None,
+            sent: ChunkSet::new(chunk_count),
+            symbols_needed: 0,
+            rate_cap_bits_per_second: config.schedule.rate_cap_bits_per_second,
+            config,
+        }
+    }
+
+    /// Lists `receiver`, or lists it anew. `restore_bytes_per_second` is 0 when it is not known.
+    pub fn join(&mut self, now: Micros, receiver: ReceiverId, want: &[ChunkRange], restore_bytes_per_second: u64, unicast: bool) {
+        self.leave(now, receiver);
+        let mut wanted = ChunkSet::new(self.config.schedule.parameters.chunk_count);
+        want.iter().for_each(|&range| wanted.insert_range(range));
+        let standing = Standing { restore_bytes_per_second, ..Standing::default() };
+        let member = Member { want: wanted, priority: 0, standing, planned_rate: 0, unicast, told: None };
+        self.members.insert(receiver, member);
+        if !unicast {
+            self.news = true;
+            self.settle(now, receiver);
+        }
+    }
+
+    /// What happened to a listed receiver.
+    pub fn handle(&mut self, now: Micros, event: Event) {
+        match event {
+            Event::Joined { receiver, want } => self.join(now, receiver, &want, 0, false),
+            Event::Reported { receiver, report } => self.report(now, receiver, &report),
+            Event::Left { receiver } => self.leave(now, receiver),
+            Event::Prioritized { receiver, priority } => {
+                let Some(member) = self.members.get_mut(&receiver) else { return };
+                self.news |= std::mem::replace(&mut member.priority, priority) != priority;
+                self.lanes.iter_mut().filter(|lane| lane.has(receiver)).for_each(|lane| lane.prioritize(now, receiver, priority));
+            }
+        }
+    }
+
+    /// What `stream` sends next. May be asked a few groups ahead of what is on the wire.
+    pub fn next(&mut self, now: Micros, stream: StreamId) -> Next {
+        self.mind_plan(now);
+        let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == stream) else { return Next::Wait { until: None } };
+        let next = lane.scheduler.next(now, stream);
+        if let Next::Group(group) = &next {
+            for part in &group.chunks {
+                if self.sent.insert(part.chunk) {
+                    self.symbols_needed += u64::from(part.source_symbols);
+                }
+            }
+        }
+        next
+    }
+
+    /// What receivers are to be told since this was last asked, in order.
+    pub fn take_orders(&mut self) -> Vec<(ReceiverId, Order)> {
+        std::mem::take(&mut self.orders)
+    }
+
+    /// The rate at which `stream` is to be sent, in bits of frames on the wire.
+    pub fn rate_bits_per_second(&self, stream: StreamId) -> u64 {
+        self.lanes.iter().find(|lane| lane.id == stream).map_or(0, |lane| lane.scheduler.rate_bits_per_second(stream))
+    }
+
+    /// Never faster than this from now on, all streams together.
+    pub fn set_rate_cap(&mut self, now: Micros, bits_per_second: u64) {
+        self.rate_cap_bits_per_second = bits_per_second.max(1);
+        self.plan(now);
+    }
+
+    /// The least time between two reports of a receiver that the sender can ask for now.
+    pub fn report_interval_us(&self) -> u64 {
+        super::scheduler::report_interval_us(self.members.len())
+    }
+
+    /// Chunks that `receiver` still wants; `None` when it is not listed.
+    pub fn remaining(&self, receiver: ReceiverId) -> Option<u32> {
+        self.members.get(&receiver).map(|member| member.want.len())
+    }
+
+    /// The streams that carry something at present.
+    pub fn streams_in_use(&self) -> usize {
+        self.lanes.iter().filter(|lane| !lane.is_empty()).count()
+    }
+
+    /// Counts since the start, all streams together.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.lanes.iter().map(|lane| lane.scheduler.totals()).fold(Totals::default(), |sum, of_lane| Totals {
+            symbols_sent: sum.symbols_sent + of_lane.symbols_sent,
+            repair_symbols_sent: sum.repair_symbols_sent + of_lane.repair_symbols_sent,
+            symbols_needed: 0,
+            groups_sent: sum.groups_sent + of_lane.groups_sent,
+            syncs_sent: sum.syncs_sent + of_lane.syncs_sent,
+        });
+        // A chunk that two streams have sent is needed once.
+        totals.symbols_needed = self.symbols_needed;
+        totals
+    }
+
+    /// Compares all running sums with what they are sums of, and what the streams bring with what is wanted; for tests and the simulator.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        for lane in &self.lanes {
+            lane.scheduler.check().map_err(|error| format!("stream {}: {error}", lane.id))?;
+        }
+        for (&receiver, member) in self.members.iter().filter(|(_, member)| !member.unicast) {
+            for chunk in member.want.iter() {
+                if !self.lanes.iter().any(|lane| lane.scheduler.wants(receiver, chunk)) {
+                    return Err(format!("receiver {} wants chunk {chunk} and no stream brings it", receiver.0));
+                }
+            }
+            for lane in &self.lanes {
+                if let Some(chunk) = lane.scheduler.want_of(receiver).find(|&chunk| !member.want.contains(chunk)) {
+                    return Err(format!("stream {} brings receiver {} chunk {chunk}, which it does not want", lane.id, receiver.0));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, now: Micros, receiver: ReceiverId) {
+        if self.members.remove(&receiver).is_some() {
+            self.lanes.iter_mut().for_each(|lane| lane.leave(now, receiver));
+            self.news = true;
+        }
+    }
+
+    fn report(&mut self, now: Micros, receiver: ReceiverId, report: &Report) {
+        let Some(member) = self.members.get_mut(&receiver) else { return };
+        for &range in &report.completed {
+            member.want.remove_range(range);
+        }
+        let standing = &mut member.standing;
+        let lost = report.packets_sent.saturating_sub(report.packets_seen);
+        standing.packets_sent = standing.packets_sent.saturating_add(report.packets_sent);
+        standing.packets_lost = standing.packets_lost.saturating_add(lost);
+        if report.restore_bytes_per_second > 0 {
+            standing.restore_bytes_per_second = report.restore_bytes_per_second;
+            let planned = member.planned_rate;
+            self.news |= report.restore_bytes_per_second.abs_diff(planned) > planned / RATE_NEWS_SHARE;
+        }
+        for lane in self.lanes.iter_mut().filter(|lane| lane.has(receiver)) {
+            lane.scheduler.handle(now, Event::Reported { receiver, report: report.clone() });
+        }
+        let done: Vec<usize> = (0..self.lanes.len()).filter(|&lane| self.lanes[lane].is_done(receiver)).collect();
+        if !done.is_empty() && self.lanes.len() > 1 {
+            done.into_iter().for_each(|lane| self.lanes[lane].leave(now, receiver));
+            self.tell(receiver);
+        }
+    }
+
+    /// Tells `receiver` which streams bring it something, when that has changed.
+    fn tell(&mut self, receiver: ReceiverId) {
+        let Some(member) = self.members.get_mut(&receiver) else { return };
+        let mut streams: Vec<StreamId> = self.lanes.iter().filter(|lane| lane.has(receiver)).map(|lane| lane.id).collect();
+        streams.sort_unstable();
+        // A receiver that needs nothing more is about to leave, and listens until then.
+        if !streams.is_empty() && member.told.as_ref() != Some(&streams) {
+            member.told = Some(streams.clone());
+            self.orders.push((receiver, Order::Listen(streams)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
