@@ -215,8 +215,11 @@ fn prepare(
     ));
 
     let all_there = present.chunks() == manifest.chunks.len();
-    let restore_bytes_per_second =
-        if all_there || options.write_test == WriteTest::Off { 0 } else { restore_rate(options, display, &manifest, workers) };
+    let restore_bytes_per_second = match options.restore_rate {
+        Some(known) => known as u64,
+        None if all_there || options.write_test == WriteTest::Off => 0,
+        None => restore_rate(options, display, &manifest, workers),
+    };
     let (notices, heard) = unbounded();
     let progress = Arc::new(Progress::new(engine::total_bytes(&manifest)));
     progress.note_resumed(present.chunks(), present.raw_bytes());

@@ -23,6 +23,7 @@ mod operator;
 mod paths;
 mod resume;
 mod sharing;
+mod streams;
 mod targets;
 mod together;
 mod world;
@@ -39,6 +40,12 @@ const TESTS: &[(&str, Test)] = &[
     ("a_lab_and_its_processes_are_gone_when_they_are_dropped", ground::a_lab_and_its_processes_are_gone_when_they_are_dropped),
     ("the_bridge_forwards_a_group_to_its_members_only", ground::the_bridge_forwards_a_group_to_its_members_only),
     ("three_machines_get_three_images_from_one_stream", together::three_machines_get_three_images_from_one_stream),
+    ("slow_devices_get_parallel_streams_and_join_only_their_own", streams::slow_devices_get_parallel_streams_and_join_only_their_own),
+    (
+        "who_cannot_keep_up_takes_everything_by_unicast_where_the_operator_says_so",
+        streams::who_cannot_keep_up_takes_everything_by_unicast_where_the_operator_says_so,
+    ),
+    ("who_cannot_keep_up_is_dropped_where_the_operator_says_so", streams::who_cannot_keep_up_is_dropped_where_the_operator_says_so),
     ("without_loss_nothing_is_sent_twice", together::without_loss_nothing_is_sent_twice),
     ("a_packet_that_only_others_want_never_passes_the_filter", together::a_packet_that_only_others_want_never_passes_the_filter),
     ("one_percent_loss_costs_three_receivers_six_percent_at_most", faults::one_percent_loss_costs_three_receivers_six_percent_at_most),

@@ -109,7 +109,7 @@ pub(crate) fn a_receiver_that_hears_nothing_joins_again(fixtures: &Fixtures) -> 
 }
 
 /// What the kernel says about the groups that the machine has joined.
-fn memberships(machine: &Machine, table: &str) -> Result<String> {
+pub(crate) fn memberships(machine: &Machine, table: &str) -> Result<String> {
     // thread-self: /proc/net is that of the process's first thread, which is in another namespace.
     inside(&machine.namespace, || Ok(fs::read_to_string(format!("/proc/thread-self/net/{table}"))?))
 }

@@ -64,6 +64,7 @@ pub(crate) struct ReceiveSummary {
     pub(crate) packets: PacketCounts,
     pub(crate) chunks: u64,
     pub(crate) resumed_chunks: u64,
+    pub(crate) chunks_by_unicast: u64,
 }
 
 /// What a receiver's filter did with the packets of the session.

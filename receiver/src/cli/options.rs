@@ -86,6 +86,11 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) write_test: WriteTest,
 
+    /// What this machine restores, in bytes of the pack a second such as 100M, for those who know it better than the write test: it is not
+    /// made then.
+    #[arg(long, value_name = "BYTES", value_parser = parse_memory_bytes)]
+    pub(crate) restore_rate: Option<usize>,
+
     /// Memory for packets and chunks in flight, in MiB, or with a suffix: 512M, 1G.
     #[arg(long, value_name = "SIZE", default_value = "192M", value_parser = parse_memory_bytes)]
     pub(crate) memory: usize,
