@@ -68,11 +68,12 @@ impl Delivery {
         let receivers = self.members.len();
         // What is left on a stream without a plan drains at a tenth of the cap, for which the others make room.
         let drains = self.lanes.iter().zip(&rates).filter(|(lane, rate)| **rate == 0 && !lane.is_empty()).count() as u64;
-        let rest = if drains > 0 { self.rate_cap_bits_per_second / 10 / drains } else { 0 };
+        // It is no less on a stream that is empty: somebody who joins before the next plan may be brought something there.
+        let rest = self.rate_cap_bits_per_second / 10 / drains.max(1);
         let planned: u64 = rates.iter().sum();
         let room = (self.rate_cap_bits_per_second - rest * drains) as f64 / planned.max(1) as f64;
         for (lane, planned) in self.lanes.iter_mut().zip(rates) {
-            let rate = if planned == 0 { rest.max(1) } else { (planned as f64 * room.min(1.0)) as u64 };
+            let rate = if planned == 0 { rest } else { (planned as f64 * room.min(1.0)) as u64 };
             lane.scheduler.set_report_load(receivers);
             lane.set_rate_limits(rate, (rate as f64 * floor_share) as u64);
         }
