@@ -11,6 +11,7 @@ pub mod limits;
 pub mod peers;
 mod plot;
 mod provenance;
+mod report;
 mod scratch;
 pub mod sharing;
 pub mod sim;

@@ -1,8 +1,7 @@
-//! Who made a figure: the command, the commit and the machine; and what all comparisons share: medians and tables that are appended to results/.
+//! Who made a figure: the command, the commit, the machine and the day; and what all comparisons share: medians, programs that are installed.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +13,8 @@ pub(crate) struct Provenance {
     pub(crate) command: String,
     pub(crate) commit: String,
     pub(crate) machine: String,
+    /// Day in UTC, as ISO 8601 has it.
+    pub(crate) date: String,
 }
 
 impl Provenance {
@@ -25,14 +26,24 @@ impl Provenance {
             command: std::env::args().skip(1).fold("discus-bench".to_owned(), |command, argument| command + " " + &argument),
             commit: output_of("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
             machine: format!("{cores} cores, {cpu}, Linux {}", output_of("uname", &["-r"])),
+            date: output_of("date", &["--utc", "+%F"]),
         }
+    }
+
+    /// The folder of `results` for this machine and day: processor and cores, such as `2-cores-amd-epyc`, then the date.
+    pub(crate) fn folder(&self, results: &Path) -> PathBuf {
+        let hardware = self.machine.rsplit_once(", Linux").map_or(self.machine.as_str(), |(hardware, _)| hardware);
+        let words = hardware.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let name = words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("-");
+        results.join(name).join(&self.date)
     }
 }
 
-/// Appends a table to a file of results/.
-pub(crate) fn append_to(path: &Path, table: &str) -> Result<()> {
-    let mut file = OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("opening {}", path.display()))?;
-    writeln!(file, "\n{table}").with_context(|| format!("writing {}", path.display()))
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Provenance { command, commit, machine, date } = self;
+        write!(f, "`{command}`, commit {commit}, {date}\n\n{machine}")
+    }
 }
 
 /// The median of a set of numbers, 0 for none.
@@ -72,6 +83,18 @@ pub(crate) fn install_peers(programs: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_have_a_folder_for_each_day() {
+        let provenance = |machine: &str| Provenance {
+            command: String::new(),
+            commit: String::new(),
+            machine: machine.to_owned(),
+            date: "2026-01-02".to_owned(),
+        };
+        let folder = provenance("8 cores, Intel(R) Xeon(R) E-2288G CPU @ 3.70GHz, Linux 6.6.1").folder(Path::new("results"));
+        assert_eq!(folder, Path::new("results/8-cores-intel-r-xeon-r-e-2288g-cpu-3-70ghz/2026-01-02"));
+    }
 
     #[test]
     fn the_median_ignores_outliers_and_the_order() {

@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use wire::Fingerprint;
 
 use crate::lab::content::{Part, write_image};
-use crate::provenance::append_to;
+use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
 use connection::{Shared, live};
 use digest::{DIGEST_BYTES_MAX, Digest};
@@ -80,12 +80,8 @@ struct RunArgs {
     /// Directory for the image and the pack
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Append the table to this file, for results/
-    #[arg(long, value_name = "FILE")]
-    append: Option<PathBuf>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// Runs what `args` ask for and prints the figures.
@@ -106,15 +102,9 @@ fn measure(args: &RunArgs) -> Result<()> {
     let pack = make_pack(&scratch.path, args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let figures = runtime.block_on(load(args, &scratch.path, &pack))?;
-    let text = figures.table();
-    if let Some(path) = &args.append {
-        append_to(path, &text)?;
-    }
-    if args.json {
-        println!("{}", serde_json::to_string(&figures)?);
-    } else {
-        println!("{text}");
-    }
+    let (title, text) = ("Many control connections to one sender", figures.table());
+    let provenance = &figures.provenance;
+    args.report.publish(&Page { name: "control", title, figures: &figures, provenance, text: &text, plots: Vec::new() })?;
     let all = args.receivers as usize;
     ensure!(
         figures.completed == all && figures.acknowledged == all,

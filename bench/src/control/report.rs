@@ -43,7 +43,7 @@ pub(super) struct Moments {
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
     #[serde(flatten)]
-    provenance: Provenance,
+    pub(super) provenance: Provenance,
     receivers: usize,
     loss_percent: f64,
     /// From the first connection until all are on the list, both ends on the same cores.
@@ -148,11 +148,8 @@ impl Moments {
 
 impl Figures {
     pub(super) fn table(&self) -> String {
-        let Provenance { command, commit, machine } = &self.provenance;
-        let mut text = format!(
-            "`{command}`, commit {commit}\n\n{machine}; both processes on these cores\n\n| {} receivers, {} % loss | |\n| --- | --- |\n",
-            self.receivers, self.loss_percent
-        );
+        let mut text =
+            format!("Both processes on these cores.\n\n| {} receivers, {} % loss | |\n| --- | --- |\n", self.receivers, self.loss_percent);
         let mut row = |what: &str, value: String| text.push_str(&format!("| {what} | {value} |\n"));
         row("all enrolled, manifest fetched, on the list", format!("{:.2} s", self.enrolled_seconds));
         row("… processor time of the sender, 1,000 receivers", format!("{:.2} s", self.enrolment_cpu_seconds_per_1000));

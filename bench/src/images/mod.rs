@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::lab::Programs;
-use crate::provenance::{Provenance, append_to, install_peers, median};
+use crate::provenance::{Provenance, install_peers, median};
+use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
 use contestants::Contestant;
 
@@ -36,12 +37,8 @@ pub struct ImagesArgs {
     /// Directory on the disk that is written to
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Append the tables to this file, for results/
-    #[arg(long, value_name = "FILE")]
-    append: Option<PathBuf>,
-    /// Print one JSON object instead of the tables
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 #[derive(Debug, serde::Serialize)]
@@ -117,21 +114,14 @@ pub fn run(args: &ImagesArgs) -> Result<()> {
     if args.restores > 0 {
         report.restore = Some(restore::compare(&programs, &scratch.path, args.restores)?);
     }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        println!("{}", report.markdown());
-    }
-    args.append.as_ref().map_or(Ok(()), |path| append_to(path, &report.markdown()))
+    let (title, text) = ("Storing disk images", report.markdown());
+    args.report.publish(&Page { name: "images", title, figures: &report, provenance: &report.provenance, text: &text, plots: Vec::new() })
 }
 
 impl Report {
     fn markdown(&self) -> String {
         let mut text = format!(
-            "`{}`, commit {}\n\n{}; {} disk images of {} MiB together, {} MiB of them allocated in their files; all in the page cache.\n\n",
-            self.provenance.command,
-            self.provenance.commit,
-            self.provenance.machine,
+            "{} disk images of {} MiB together, {} MiB of them allocated in their files; all in the page cache.\n\n",
             self.images,
             self.logical_bytes >> 20,
             self.allocated_bytes >> 20,

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::network::{self, HEADERS_BYTES, Link, Load, Sink};
 use super::search::{Trial, loss_free, next_rate};
-use crate::provenance::{Provenance, append_to};
+use crate::provenance::Provenance;
+use crate::report::{Page, ReportArgs};
 
 /// Longest line that either end accepts.
 const LINE_BYTES_MAX: u64 = 4096;
@@ -65,12 +66,8 @@ pub(super) struct TxArgs {
     /// The search ends when the interval is this share of the highest rate
     #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     resolution: f64,
-    /// Append the table to this file, for results/
-    #[arg(long, value_name = "FILE")]
-    append: Option<std::path::PathBuf>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// What the sending end says.
@@ -232,13 +229,10 @@ pub(super) fn tx(args: &TxArgs) -> Result<()> {
         });
     }
     let provenance = Provenance::of_this_run();
-    let text = if args.json {
-        serde_json::to_string_pretty(&serde_json::json!({ "provenance": provenance, "frames": found }))?
-    } else {
-        markdown(&provenance, args, &found)
-    };
-    println!("{text}");
-    args.append.as_ref().map_or(Ok(()), |path| append_to(path, &markdown(&provenance, args, &found)))
+    let text = markdown(args, &found);
+    let figures = serde_json::json!({ "provenance": provenance, "frames": found });
+    let title = "The highest rate without loss between two hosts";
+    args.report.publish(&Page { name: "link", title, figures: &figures, provenance: &provenance, text: &text, plots: Vec::new() })
 }
 
 /// One trial: the load, what arrived, and the modes of both ends. The offered rate is what really left.
@@ -263,8 +257,8 @@ fn trial(lines: &mut Lines, link: &Link, load: &Load) -> Result<(Trial, &'static
     }
 }
 
-fn markdown(provenance: &Provenance, args: &TxArgs, found: &[Found]) -> String {
-    let mut text = format!("`{}`, commit {}\n\nSending end: {}\n\n", provenance.command, provenance.commit, provenance.machine);
+fn markdown(args: &TxArgs, found: &[Found]) -> String {
+    let mut text = "The machine is the sending end.\n\n".to_owned();
     if let Some(first) = found.first() {
         text += &format!("Sent as {}, batches of {}; received by {}\n\n", first.mode, args.batch, first.receiving);
     }

@@ -17,7 +17,8 @@ use receiver::intake::IntakeMode;
 use sender::transmit::Choice;
 
 use crate::lab::{Lab, LabOptions, inside};
-use crate::provenance::{Provenance, append_to, install_peers};
+use crate::provenance::{Provenance, install_peers};
+use crate::report::{Page, ReportArgs};
 use network::{Arrived, Link, Load, Sent, Sink};
 
 /// Arguments of `discus-bench limits`.
@@ -35,12 +36,8 @@ pub struct LimitsArgs {
     /// Directory on the disk that is measured
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Append the tables to this file, for results/
-    #[arg(long, value_name = "FILE")]
-    append: Option<PathBuf>,
-    /// Print one JSON object instead of the tables
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// One end of a real link.
@@ -65,10 +62,10 @@ enum Part {
     Disk,
 }
 
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, serde::Serialize)]
 struct Report {
     #[serde(flatten)]
-    provenance: Option<Provenance>,
+    provenance: Provenance,
     /// What the receiving end was, in words.
     link: String,
     network: Vec<Flow>,
@@ -106,7 +103,7 @@ pub fn run(args: &LimitsArgs) -> Result<()> {
     }
     ensure!(args.seconds > 0.0 && args.seconds <= 60.0, "a trial takes up to 60 seconds");
     let limit = Duration::from_secs_f64(args.seconds);
-    let mut report = Report { provenance: Some(Provenance::of_this_run()), ..Report::default() };
+    let mut report = Report::new();
     if args.only.contains(&Part::Disk) {
         install_peers(&["fio"])?;
     }
@@ -125,12 +122,8 @@ pub fn run(args: &LimitsArgs) -> Result<()> {
             Part::Disk => report.disk = disk::measure(&args.directory, 1024, args.seconds.ceil() as u64)?,
         }
     }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        println!("{}", report.markdown());
-    }
-    args.append.as_ref().map_or(Ok(()), |path| append_to(path, &report.markdown()))
+    let (title, text) = ("What the machine can do at best", report.markdown());
+    args.report.publish(&Page { name: "limits", title, figures: &report, provenance: &report.provenance, text: &text, plots: Vec::new() })
 }
 
 /// The trials: what is compared, how it is sent, how it is received.
@@ -173,11 +166,13 @@ fn over_a_veth_pair(limit: Duration, report: &mut Report) -> Result<()> {
 }
 
 impl Report {
+    fn new() -> Report {
+        let (network, filter, processor, disk) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Report { provenance: Provenance::of_this_run(), link: String::new(), network, filter, processor, disk }
+    }
+
     fn markdown(&self) -> String {
         let mut text = String::new();
-        if let Some(provenance) = &self.provenance {
-            text += &format!("`{}`, commit {}\n\n{}\n", provenance.command, provenance.commit, provenance.machine);
-        }
         if !self.network.is_empty() {
             text += &format!("\n{}\n\n", self.link);
             text += "| path | transmit | frame, bytes | batch | sent, Mpps | sent, Gbit/s | arrived | dropped by the filter | fetched | receiver's thread, ns a packet | per packet sent |\n";

@@ -17,7 +17,7 @@ use clap::Args;
 
 use crate::lab::content::{Part, first_difference, write_image};
 use crate::lab::{Lab, LabOptions, Programs};
-use crate::provenance::append_to;
+use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
 use contestants::{Contestant, Stage};
 use report::Report;
@@ -43,12 +43,8 @@ pub struct PeersArgs {
     /// Directory on the disk that is read from and written to
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Append the table to this file, for results/
-    #[arg(long, value_name = "FILE")]
-    append: Option<PathBuf>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// One transfer.
@@ -89,15 +85,8 @@ pub fn run(args: &PeersArgs) -> Result<()> {
             eprintln!("{contestant} {repetition}/{}: {:.2} s, {gigabits:.2} Gbit/s", args.repetitions, turn.seconds);
         }
     }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        println!("{}", report.markdown());
-    }
-    if let Some(path) = &args.append {
-        append_to(path, &report.markdown())?;
-    }
-    Ok(())
+    let (title, text) = ("discus and its peers", report.markdown());
+    args.report.publish(&Page { name: "peers", title, figures: &report, provenance: &report.provenance, text: &text, plots: Vec::new() })
 }
 
 fn take_turn(stage: &Stage<'_>, contestant: Contestant, source: &Path) -> Result<Turn> {

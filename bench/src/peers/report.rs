@@ -10,7 +10,7 @@ pub(crate) struct Report {
     bytes: u64,
     mtu_bytes: u32,
     #[serde(flatten)]
-    provenance: Provenance,
+    pub(super) provenance: Provenance,
     rate: String,
     rows: Vec<Row>,
 }
@@ -54,10 +54,7 @@ impl Report {
     pub(crate) fn markdown(&self) -> String {
         let first = self.rows.first();
         let mut text = format!(
-            "`{}`, commit {}\n\n{}; one receiver, {} MiB of incompressible data, MTU {}, sender and receiver joined by a veth pair (AF_XDP in copy mode), target a file on the disk, {} turns each, interleaved, medians.\n\n",
-            self.provenance.command,
-            self.provenance.commit,
-            self.provenance.machine,
+            "One receiver, {} MiB of incompressible data, MTU {}, sender and receiver joined by a veth pair (AF_XDP in copy mode), target a file on the disk, {} turns each, interleaved, medians.\n\n",
             self.bytes >> 20,
             self.mtu_bytes,
             first.map_or(0, |row| row.turns.len()),

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::provenance::{Provenance, append_to};
+use crate::provenance::Provenance;
+use crate::report::{Page, ReportArgs};
 use stage::Stage;
 
 /// Arguments of `discus-bench sharing`.
@@ -47,12 +48,8 @@ pub struct SharingArgs {
     /// Directory on the disk that is read from and written to
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Append the result to this file, for results/
-    #[arg(long, value_name = "FILE")]
-    append: Option<PathBuf>,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// Who shares the link.
@@ -101,15 +98,14 @@ pub struct Party {
 /// Those of [`measure`], and when the result cannot be printed or appended.
 pub fn run(args: &SharingArgs) -> Result<()> {
     let sharing = measure(args)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&sharing)?);
-    } else {
-        println!("{}", sharing.markdown());
-    }
-    if let Some(path) = &args.append {
-        append_to(path, &sharing.markdown())?;
-    }
-    Ok(())
+    let name = match args.with {
+        Other::Nobody => "sharing-with-nobody".to_owned(),
+        Other::Session => format!("sharing-{}m-with-a-session", args.link),
+        Other::Tcp => format!("sharing-{}m-with-{}-tcp", args.link, args.flows),
+    };
+    let (title, text) = ("Sharing a link", sharing.markdown());
+    let page = Page { name: &name, title, figures: &sharing, provenance: &sharing.provenance, text: &text, plots: Vec::new() };
+    args.report.publish(&page)
 }
 
 /// Lets them share the link.
@@ -159,8 +155,7 @@ impl SharingArgs {
             // 300 Mbit/s for 7 s.
             size: 270,
             directory: "/var/tmp".into(),
-            append: None,
-            json: false,
+            report: ReportArgs::default(),
         }
     }
 }
@@ -168,9 +163,8 @@ impl SharingArgs {
 impl Sharing {
     /// The result, as results/ keeps it.
     fn markdown(&self) -> String {
-        let Provenance { command, commit, machine } = &self.provenance;
         let mut text = format!(
-            "`{command}`, commit {commit}\n\n{machine}; a link of {} Mbit/s with a queue of {} packets (tbf between two bridges), MTU 1500, AF_XDP in copy mode over veth, {:.1} s.\n\n| who | Mbit/s | of a fair share |\n| --- | --- | --- |\n",
+            "A link of {} Mbit/s with a queue of {} packets (tbf between two bridges), MTU 1500, AF_XDP in copy mode over veth, {:.1} s.\n\n| who | Mbit/s | of a fair share |\n| --- | --- | --- |\n",
             self.link_bits_per_second / 1_000_000,
             self.queue_packets,
             self.seconds

@@ -12,7 +12,8 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use crate::lab::{Programs, unavailable};
-use crate::provenance::{Provenance, append_to};
+use crate::provenance::Provenance;
+use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
 use run::Delivery;
 
@@ -40,12 +41,8 @@ pub struct SwarmArgs {
     /// Directory on a disk for images, pack and targets
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Append the table to this file, for results/
-    #[arg(long, value_name = "FILE")]
-    append: Option<PathBuf>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 /// What is printed.
@@ -96,15 +93,9 @@ pub fn run(args: &SwarmArgs) -> Result<()> {
     // Arrivals are moments of the clock on the wall: how many chunks a latecomer has missed depends on how fast they really went out.
     let predicted = prediction::predict(args, &delivery, kept_bits_per_second)?;
     let figures = figures(args, &delivery, &at_cap, &predicted);
-    let text = figures.table();
-    if let Some(path) = &args.append {
-        append_to(path, &text)?;
-    }
-    if args.json {
-        println!("{}", serde_json::to_string(&figures)?);
-    } else {
-        println!("{text}");
-    }
+    let (title, text) = ("Many receivers behind one bridge, beside the prediction", figures.table());
+    let provenance = &figures.provenance;
+    args.report.publish(&Page { name: "swarm", title, figures: &figures, provenance, text: &text, plots: Vec::new() })?;
     let relative = figures.overhead / figures.predicted_overhead;
     ensure!((relative - 1.0).abs() <= TOLERANCE, "sent {relative:.3} times what the simulator predicts");
     Ok(())
@@ -134,9 +125,8 @@ fn figures(args: &SwarmArgs, delivery: &Delivery, at_cap: &prediction::Predictio
 
 impl Figures {
     fn table(&self) -> String {
-        let Provenance { command, commit, machine } = &self.provenance;
         let mut text = format!(
-            "`{command}`, commit {commit}\n\n{machine}; sender, bridge and receivers on these cores; {}, MTU 1500\n\n\
+            "Sender, bridge and receivers on these cores; {}, MTU 1500\n\n\
              | {} receivers of 4 images at {} Mbit/s, {} % loss at every second one | measured | predicted at the rate that was kept |\n| --- | --- | --- |\n",
             self.transmit, self.receivers, self.rate_mbit, self.loss_percent
         );

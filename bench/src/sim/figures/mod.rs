@@ -5,14 +5,11 @@ mod plots;
 mod runs;
 mod tables;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
 use crate::provenance::Provenance;
+use crate::report::{Page, ReportArgs};
 use runs::{Arrivals, Completion, Ratio, Row};
 
 /// Arguments of `discus-bench sim figures`.
@@ -33,12 +30,8 @@ pub struct FiguresArgs {
     /// Leaves out runs with more receivers than this.
     #[arg(long, default_value_t = 10_000)]
     receivers_max: usize,
-    /// Writes figures.json, figures.md and the plots into this directory, for results/.
-    #[arg(long, value_name = "DIR")]
-    results: Option<PathBuf>,
-    /// Prints all figures as one JSON object at the end, instead of lines as they come.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    report: ReportArgs,
 }
 
 impl FiguresArgs {
@@ -77,7 +70,7 @@ pub(super) fn run(args: &FiguresArgs) -> anyhow::Result<()> {
         late_join: None,
     };
     let say = |line: String| {
-        if !args.json {
+        if !args.report.json {
             println!("{line}");
         }
     };
@@ -96,13 +89,12 @@ pub(super) fn run(args: &FiguresArgs) -> anyhow::Result<()> {
     late.iter().for_each(|ratio| say(tables::ratio_line(ratio)));
     figures.ratios = ratios.into_iter().chain(late).collect();
     (figures.completion, figures.late_join) = (completion, arrivals);
-    if args.json {
+    if args.report.json {
         println!("{}", serde_json::to_string(&figures)?);
     }
-    match &args.results {
-        Some(directory) => write(directory, &figures),
-        None => Ok(()),
-    }
+    let (title, text) = ("What delivery costs, simulated", tables::page(&figures));
+    let plots = plots::all(&figures).into_iter().map(|(name, plot)| (name.to_owned(), plot.svg())).collect();
+    args.report.keep(&Page { name: "simulation", title, figures: &figures, provenance: &figures.provenance, text: &text, plots })
 }
 
 /// Receivers, loss, mean run of lost packets, and how far above the bound the project lets the cost be.
@@ -113,48 +105,33 @@ fn overhead_runs() -> Vec<(usize, f64, f64, f64)> {
     all
 }
 
-fn write(directory: &Path, figures: &Figures) -> anyhow::Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    let plots = plots::all(figures);
-    let names: Vec<&str> = plots.iter().map(|(name, _)| *name).collect();
-    let mut files = vec![
-        ("figures.json".to_owned(), serde_json::to_string_pretty(figures)? + "\n"),
-        ("figures.md".to_owned(), tables::page(figures, &names)),
-    ];
-    files.extend(plots.iter().map(|(name, plot)| (format!("{name}.svg"), plot.svg())));
-    for (name, text) in files {
-        let path = directory.join(name);
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn one_call_writes_figures_page_and_plots() {
         let directory = tempfile::tempdir().unwrap();
-        let results = directory.path().join("simulation");
         let args = FiguresArgs {
             seed: 1,
             chunks: 12,
             chunks_many: 1,
             receivers_min: 10,
             receivers_max: 100,
-            results: Some(results.clone()),
-            json: true,
+            report: ReportArgs { results: Some(directory.path().to_owned()), json: true },
         };
         run(&args).unwrap();
-        let figures: serde_json::Value = serde_json::from_str(&fs::read_to_string(results.join("figures.json")).unwrap()).unwrap();
+        let results = Provenance::of_this_run().folder(directory.path());
+        let figures: serde_json::Value = serde_json::from_str(&fs::read_to_string(results.join("simulation.json")).unwrap()).unwrap();
         let rows = figures["overheads"].as_array().unwrap();
         assert_eq!(rows.len(), 8);
         for row in rows {
             let of = |name: &str| row[name].as_f64().unwrap();
             assert!(of("sent") <= of("carousel") && of("selective_repeat") <= of("whole_chunks"), "{row}");
         }
-        let page = fs::read_to_string(results.join("figures.md")).unwrap();
+        let page = fs::read_to_string(results.join("simulation.md")).unwrap();
         for name in ["overhead-by-receivers", "overhead-by-loss", "above-the-bound", "completion", "late-join"] {
             assert!(page.contains(&format!("{name}.svg")), "{name}");
             assert!(fs::read_to_string(results.join(format!("{name}.svg"))).unwrap().starts_with("<svg "), "{name}");

@@ -2,7 +2,6 @@
 
 use super::Figures;
 use super::runs::{K, Ratio, Row};
-use crate::provenance::Provenance;
 
 pub(super) fn overhead_head() -> String {
     "| loss | receivers | chunks | sent | bound | sent / bound | allowed | entries | … warmed up | selective repeat | carousel | whole chunks | simulated in |\n\
@@ -41,13 +40,10 @@ pub(super) fn percent(share: f64) -> f64 {
     (share * 1e6).round() / 1e4
 }
 
-/// The page of results/ with the tables and `plots`.
-pub(super) fn page(figures: &Figures, plots: &[&str]) -> String {
-    let Provenance { command, commit, machine } = &figures.provenance;
+/// The page of results/.
+pub(super) fn page(figures: &Figures) -> String {
     let mut page = format!(
-        "# What delivery costs, simulated\n\n\
-         `{command}`, commit {commit}, seed {seed}\n\n\
-         {machine} (which matters for the last column alone)\n\n\
+        "Seed {seed}. The machine matters for the last column alone.\n\n\
          Receivers of one image on a LAN at 5 Gbit/s, chunks of {K} symbols. *sent*: symbols sent over symbols needed, with the scheduler and the assemblers that really run.\n\
          *bound*: what no scheme that treats each chunk by itself can go below on average, for independent losses; a run stands above or below it by chance.\n\
          *entries*: deficits reported per receiver and 1,000 chunks; *warmed up*: in the second half of the sending. Runs of more than 1,000 receivers have fewer chunks,\n\
@@ -67,9 +63,6 @@ pub(super) fn page(figures: &Figures, plots: &[&str]) -> String {
     for ratio in &figures.ratios {
         page.push_str(&ratio_line(ratio));
         page.push('\n');
-    }
-    for name in plots {
-        page.push_str(&format!("\n![{}]({name}.svg)\n", name.replace('-', " ")));
     }
     page
 }
