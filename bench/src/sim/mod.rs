@@ -74,6 +74,9 @@ struct RunArgs {
     /// With `--receivers`: mean number of packets that are lost in a row; 1: independent loss.
     #[arg(long, default_value_t = 1.0, requires = "receivers")]
     burst_packets: f64,
+    /// With `--receivers`: the rate is the cap, whatever receivers say, so that repair can be looked at by itself.
+    #[arg(long, requires = "receivers")]
+    fixed_rate: bool,
     /// Symbols carry bytes through the real erasure code, and what is decoded is compared.
     #[arg(long)]
     carry_bytes: bool,
@@ -118,6 +121,9 @@ fn on_lan(seed: u64, args: &RunArgs, receivers: usize) -> anyhow::Result<Scenari
     }
     let mut scenario = Scenario::on_lan(seed, args.chunks.max(1), receivers.max(1));
     lose(&mut scenario.receivers, args.loss_percent / 100.0, args.burst_packets);
+    if args.fixed_rate {
+        scenario.floor_bits_per_second = scenario.cap_bits_per_second;
+    }
     Ok(scenario)
 }
 
@@ -136,7 +142,8 @@ fn lose(receivers: &mut [Receiver], loss: f64, burst_packets: f64) {
 fn replay(seed: u64, args: &RunArgs) -> String {
     let lan = args.receivers.map(|receivers| {
         let (chunks, loss_percent, burst_packets) = (args.chunks, args.loss_percent, args.burst_packets);
-        format!(" --receivers {receivers} --chunks {chunks} --loss-percent {loss_percent} --burst-packets {burst_packets}")
+        let fixed = if args.fixed_rate { " --fixed-rate" } else { "" };
+        format!(" --receivers {receivers} --chunks {chunks} --loss-percent {loss_percent} --burst-packets {burst_packets}{fixed}")
     });
     let bytes = if args.carry_bytes { " --carry-bytes" } else { "" };
     format!("run again with: discus-bench sim --seed {seed}{}{bytes}", lan.unwrap_or_default())

@@ -1,10 +1,15 @@
 //! How many repair symbols follow each chunk before anybody has asked for them, so that among many receivers few have to report.
 //!
 //! For one receiver the cheapest is to send what it lacks, when it is known. For N receivers some symbol is lacking somewhere of nearly every chunk: it costs
-//! nothing to send at once what will be asked for anyway, and it saves N reports and a round trip. The number h of such symbols follows f, the share
-//! of chunks of which somebody still lacked something: h += f − target after a group. Only groups that were sent with the present h count, so that however long
-//! reports take, h answers to its own effect and does not swing. At target 0.25 what was sent in vain is below one standard deviation of the
-//! largest loss among the receivers, under 1 % of K = 187.
+//! nothing to send at once what will be asked for anyway, and it saves N reports and a round trip. The number h of such symbols is first what losses let expect
+//! (`model`), and then follows f, the share of chunks of which somebody still lacked something. A group that went out with h and of which f was reported says that
+//! the target would have been met with h + s ln(ln(1 − f) / ln(1 − target)), s being the symbols that divide the rate of reports by e; h moves part of the way there.
+//! Since what is said is related to the h that the group went out with, h does not swing, however long reports take. At target 0.25 what
+//! was sent in vain is below one standard deviation of the largest loss among the receivers, under 1 % of K = 187.
+
+mod model;
+
+pub(super) use model::LossModel;
 
 /// From so many receivers on: fewer report little, and repaired by the very symbols that they lack they have nothing to decode.
 const LISTENERS_MIN: usize = 8;
@@ -15,22 +20,39 @@ const LISTENERS_MANY: usize = 64;
 const SHARE_OF_K_MAX: f64 = 0.2;
 /// Nothing changes by more than this at once, the first estimate apart.
 const STEP_MAX: f64 = 4.0;
+/// A group of n chunks moves h by n / (n + 32) of the way: one of 16 by a third, so that its chance of 4 +- 1.7 chunks reported makes h waver by 0.1
+/// symbols, one of 64 by two thirds.
+const INERTIA_CHUNKS: f64 = 32.0;
+/// Symbols that divide the rate of reports by e, until losses tell: with 1 % of 187 lost, the probability of 9 is a fifth of that of 8.
+const SCALE: f64 = 0.65;
+/// … and whatever they tell. Runs of 32 packets in groups of 16 chunks have 2.5.
+const SCALE_MIN: f64 = 0.2;
+const SCALE_MAX: f64 = 3.0;
 
 /// See the module's text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Proactive {
     symbols: f64,
-    /// Counts the changes of `symbols`.
-    version: u32,
+    scale: f64,
+    /// Counts how often all was learnt anew.
+    epoch: u32,
     /// Part of a symbol that the chunks so far should have had and did not get.
     owed: f64,
     primed: bool,
+    /// Of the groups that were learnt from.
+    interleave: usize,
+}
+
+/// With what a group went out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Provision {
+    epoch: u32,
+    symbols: f64,
 }
 
 /// What became of a group.
 pub(super) struct Landed {
-    /// The version that it was sent with.
-    pub(super) version: u32,
+    pub(super) provision: Provision,
     /// What the neediest receiver lacked of each of its chunks; 0 where nobody lacked any.
     pub(super) deficits: Vec<u16>,
     /// Receivers that listen.
@@ -38,115 +60,134 @@ pub(super) struct Landed {
 }
 
 impl Proactive {
-    /// Which amount is sent now.
-    pub(super) fn version(&self) -> u32 {
-        self.version
+    pub(super) fn new() -> Proactive {
+        Proactive { symbols: 0.0, scale: SCALE, epoch: 0, owed: 0.0, primed: false, interleave: 0 }
+    }
+
+    /// With what groups go out now.
+    pub(super) fn provision(&self) -> Provision {
+        Provision { epoch: self.epoch, symbols: self.symbols }
     }
 
     /// How many repair symbols go with the next chunk of K = `source_symbols`: on average what is aimed at.
     pub(super) fn next(&mut self, source_symbols: u16) -> u16 {
-        self.owed += self.symbols.min(f64::from(source_symbols) * SHARE_OF_K_MAX);
+        self.owed += self.symbols.min(f64::from(most_symbols(source_symbols)));
         let symbols = self.owed.floor();
         self.owed -= symbols;
         symbols as u16
     }
 
+    /// From now on groups have so many chunks. Where losses come in runs, what was learnt holds no longer when that is far from what it was.
+    pub(super) fn mind_interleave(&mut self, interleave: usize, run_packets: f64) {
+        let (fewer, more) = (interleave.min(self.interleave), interleave.max(self.interleave));
+        if run_packets > 2.0 && more * 2 > fewer * 3 {
+            self.epoch = self.epoch.wrapping_add(1);
+            self.primed = false;
+        }
+        if !self.primed {
+            self.interleave = interleave;
+        }
+    }
+
     /// Takes a first estimate, while there is no experience.
-    pub(super) fn prime(&mut self, losses: &[f64], listeners: usize, source_symbols: u16) {
-        if !self.primed && !losses.is_empty() && listeners >= LISTENERS_MIN {
+    pub(super) fn prime(&mut self, model: &LossModel) {
+        if !self.primed && !model.losses.is_empty() && model.receivers >= LISTENERS_MIN {
             self.primed = true;
-            self.set(expected_symbols(losses, listeners, source_symbols, 1.0 - target(listeners)));
+            let estimate = model.estimate(report_rate(target(model.receivers)), most_symbols(model.source_symbols));
+            self.symbols = estimate.symbols;
+            self.scale = if estimate.scale.is_finite() { estimate.scale.clamp(SCALE_MIN, SCALE_MAX) } else { SCALE };
         }
     }
 
     /// Learns from a group that all, or all but a few, have passed.
     pub(super) fn landed(&mut self, mut group: Landed) {
         if group.listeners < LISTENERS_MIN {
-            if self.symbols > 0.0 {
-                self.set(0.0);
-            }
+            self.symbols = 0.0;
             return;
         }
-        if group.version != self.version || group.deficits.is_empty() {
+        if group.provision.epoch != self.epoch || group.deficits.is_empty() {
             return;
         }
-        self.primed = true;
-        let (chunks, reported) = (group.deficits.len(), group.deficits.iter().filter(|&&deficit| deficit > 0).count());
-        let share = reported as f64 / chunks as f64;
-        let step = if share > 0.75 {
+        let target = target(group.listeners);
+        let (chunks, reported) = (group.deficits.len() as f64, group.deficits.iter().filter(|&&deficit| deficit > 0).count() as f64);
+        let short = if reported > chunks * 0.75 {
             // Far off: what all but `target` of the chunks would have needed.
             group.deficits.sort_unstable();
-            let index = ((1.0 - target(group.listeners)) * (chunks - 1) as f64) as usize;
-            f64::from(group.deficits[index]).clamp(0.5, STEP_MAX)
+            let index = ((1.0 - target) * (chunks - 1.0)) as usize;
+            f64::from(group.deficits[index]).max(0.5)
         } else {
-            share - target(group.listeners)
+            // That nothing was reported of some chunks does not mean that nothing ever is: two more are taken to have been as aimed at.
+            let share = (reported + target * 2.0) / (chunks + 2.0);
+            self.scale * (report_rate(share) / report_rate(target)).ln()
         };
-        self.set(self.symbols + step);
-    }
-
-    fn set(&mut self, symbols: f64) {
-        self.symbols = symbols.max(0.0);
-        self.version = self.version.wrapping_add(1);
+        let step = group.provision.symbols + short - self.symbols;
+        let part = if self.primed { chunks / (chunks + INERTIA_CHUNKS) } else { 1.0 };
+        let step_max = if self.primed { STEP_MAX } else { f64::INFINITY };
+        self.primed = true;
+        self.symbols = (self.symbols + (step * part).clamp(-step_max, step_max)).max(0.0);
     }
 }
 
+/// The most that goes with a chunk of K = `source_symbols`.
+fn most_symbols(source_symbols: u16) -> u16 {
+    (f64::from(source_symbols) * SHARE_OF_K_MAX) as u16
+}
+
+/// The share of chunks that is to be reported.
 fn target(listeners: usize) -> f64 {
     if listeners >= LISTENERS_MANY { 0.25 } else { 0.5 }
 }
 
-/// Symbols beyond K after which all of `listeners` receivers, whose losses are like `losses`, have K with probability `certainty`. Losses are taken as
-/// independent and rare (Poisson).
-fn expected_symbols(losses: &[f64], listeners: usize, source_symbols: u16, certainty: f64) -> f64 {
-    let log_all_have = |beyond: u32| -> f64 {
-        let log_has = |&loss: &f64| {
-            let mean = (f64::from(source_symbols) + f64::from(beyond)) * loss.clamp(0.0, 0.5);
-            // Σ mean^i e^-mean / i! for i up to `beyond`.
-            let mut term = (-mean).exp();
-            let mut sum = term;
-            for i in 1..=beyond {
-                term *= mean / f64::from(i);
-                sum += term;
-            }
-            sum.clamp(1e-300, 1.0).ln()
-        };
-        losses.iter().map(log_has).sum::<f64>() / losses.len().max(1) as f64 * listeners as f64
-    };
-    let most = (f64::from(source_symbols) * SHARE_OF_K_MAX) as u32;
-    (0..most).find(|&beyond| log_all_have(beyond) >= certainty.ln()).map_or(f64::from(most), |beyond| (f64::from(beyond) - 0.5).max(0.0))
+/// Receivers that lack something of a chunk, on average, when of a share of the chunks somebody does and they lose independently (Poisson).
+fn report_rate(share: f64) -> f64 {
+    -(1.0 - share).ln()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn landed(symbols: f64, deficits: &[u16]) -> Landed {
+        Landed { provision: Provision { epoch: 0, symbols }, deficits: deficits.to_vec(), listeners: 100 }
+    }
+
     #[test]
     fn fractions_are_given_on_average() {
-        let mut proactive = Proactive { symbols: 1.25, ..Proactive::default() };
+        let mut proactive = Proactive { symbols: 1.25, ..Proactive::new() };
         assert_eq!((0..8).map(|_| proactive.next(187)).collect::<Vec<_>>(), [1, 1, 1, 2, 1, 1, 1, 2]);
         proactive.symbols = 1e9;
         assert!(proactive.next(10) <= 2, "within what a small chunk has");
     }
 
     #[test]
-    fn the_first_estimate_is_what_many_receivers_need() {
-        // The largest of 1,000 binomial losses of 1 % of 187: 7.7 on average (DESIGN 7).
-        let estimate = expected_symbols(&[0.01; 10], 1_000, 187, 0.75);
-        assert!((7.0..10.0).contains(&estimate), "{estimate}");
-        assert_eq!(expected_symbols(&[0.0], 1_000, 187, 0.75), 0.0);
-        assert_eq!(expected_symbols(&[0.9], 1_000, 187, 0.75), 37.0);
+    fn it_goes_to_what_meets_the_target_whatever_it_was_when_the_group_went_out() {
+        let mut proactive = Proactive::new();
+        proactive.landed(landed(0.0, &[2, 3, 2, 4]));
+        assert_eq!(proactive.symbols, 3.0, "three quarters would have had enough");
+        (0..100).for_each(|_| proactive.landed(landed(0.0, &[2, 3, 2, 4])));
+        assert_eq!(proactive.symbols, 3.0, "that has been heeded");
+        (0..100).for_each(|_| proactive.landed(landed(3.0, &[0, 1, 0, 0])));
+        assert!((2.9..3.1).contains(&proactive.symbols), "as aimed at: {proactive:?}");
+        proactive.landed(landed(3.0, &[0; 64]));
+        assert!((1.0..2.5).contains(&proactive.symbols), "nobody asked about many: {proactive:?}");
+        proactive.landed(Landed { listeners: 3, ..landed(2.0, &[]) });
+        assert_eq!(proactive.symbols, 0.0);
     }
 
     #[test]
-    fn it_follows_what_is_reported_of_its_own_groups_only() {
-        let mut proactive = Proactive::default();
-        let landed = |version, deficits: &[u16]| Landed { version, deficits: deficits.to_vec(), listeners: 100 };
-        proactive.landed(landed(0, &[2, 3, 2, 4]));
-        assert_eq!(proactive.symbols, 3.0, "three quarters would have had enough");
-        proactive.landed(landed(0, &[2, 3, 2, 4]));
-        assert_eq!(proactive.symbols, 3.0, "sent before the change");
-        proactive.landed(landed(1, &[0, 0, 0, 0]));
-        assert_eq!(proactive.symbols, 2.75);
-        proactive.landed(Landed { listeners: 3, ..landed(2, &[]) });
-        assert_eq!(proactive.symbols, 0.0);
+    fn what_was_learnt_of_runs_holds_for_one_interleave_only() {
+        let model = |interleave| LossModel { losses: vec![0.01], receivers: 1_000, run_packets: 32.0, interleave, source_symbols: 187 };
+        let mut proactive = Proactive::new();
+        proactive.mind_interleave(16, 32.0);
+        proactive.prime(&model(16));
+        let (before, at_16) = (proactive.provision(), proactive.symbols);
+        proactive.mind_interleave(20, 32.0);
+        assert_eq!(proactive.provision(), before);
+        proactive.mind_interleave(64, 32.0);
+        proactive.prime(&model(64));
+        let at_64 = proactive.symbols;
+        assert!(at_64 + 4.0 < at_16, "{at_16} {at_64}");
+        proactive.landed(Landed { provision: before, deficits: vec![9; 16], listeners: 1_000 });
+        assert_eq!(proactive.symbols, at_64, "it went out as 16 chunks");
     }
 }

@@ -8,7 +8,7 @@ mod transfer;
 
 use super::loss::LossBook;
 use super::needs::ChunkNeeds;
-use super::proactive::{Landed, Proactive};
+use super::proactive::{Landed, LossModel, Proactive};
 use super::rate::RateControl;
 use super::roster::{Attendance, Roster};
 use super::stream::{InFlight, Stream};
@@ -104,7 +104,7 @@ impl Scheduler {
             streams: config.streams.iter().map(|&id| Stream::new(id)).collect(),
             rate: RateControl::new(config.rate_cap_bits_per_second, config.rate_floor_bits_per_second),
             losses: LossBook::default(),
-            proactive: Proactive::default(),
+            proactive: Proactive::new(),
             queues: Queues::new(config.parameters.chunk_count),
             report_load: None,
             greeting_until: VecDeque::new(),
@@ -403,14 +403,14 @@ impl Scheduler {
 
     /// Learns from a group of whole chunks how much repair should have gone with it.
     fn learn(&mut self, group: &InFlight) {
-        let Some(version) = group.cargo.proactive else { return };
+        let Some(provision) = group.cargo.proactive else { return };
         let deficit = |&chunk: &ChunkId| {
             let source_symbols = self.config.source_symbols[chunk.index()];
             // Who lacks more than R joined in the middle or has no memory: that is not loss.
             self.roster.needs(chunk).map_or(0, |needs| needs.max_up_to(wire::erasure::repair_symbols(source_symbols)))
         };
         let deficits = group.cargo.chunks.iter().map(deficit).collect();
-        self.proactive.landed(Landed { version, deficits, listeners: self.listeners() });
+        self.proactive.landed(Landed { provision, deficits, listeners: self.listeners() });
     }
 
     fn listeners(&self) -> usize {
@@ -463,7 +463,12 @@ impl Scheduler {
                 }
             }
         }
-        self.proactive.prime(&review.losses, listeners, self.config.parameters.source_symbols_max());
+        let (interleave, run_packets) = (self.interleave_alone(), self.losses.run_packets());
+        self.proactive.mind_interleave(interleave, run_packets);
+        // Who has not reported yet will lose like those that have.
+        let receivers = self.roster.wanting();
+        let source_symbols = self.config.parameters.source_symbols_max();
+        self.proactive.prime(&LossModel { losses: review.losses, receivers, run_packets, interleave, source_symbols });
     }
 
     fn tick(&mut self, now: Micros) {

@@ -4,6 +4,7 @@
 //! Positions are sequence numbers counted in 64 bits, which do not wrap; the wire carries their lower half.
 
 use super::ReceiverId;
+use super::proactive::Provision;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use wire::{ChunkId, Micros, Sequence, StreamId};
 
@@ -31,8 +32,8 @@ pub(super) struct InFlight {
 pub(super) struct Cargo {
     /// Its chunks.
     pub(super) chunks: Vec<ChunkId>,
-    /// Which of the amounts of proactive repair went out with its chunks; `None` when it repairs.
-    pub(super) proactive: Option<u32>,
+    /// What repair went out with its chunks; `None` when it repairs.
+    pub(super) proactive: Option<Provision>,
     /// The priority of its chunks when more than stragglers may lack something of them.
     pub(super) urgent: Option<i16>,
 }

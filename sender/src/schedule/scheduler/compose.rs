@@ -207,10 +207,18 @@ impl Scheduler {
     }
 
     fn interleave(&self, priority: i16) -> usize {
+        let fills = priority.checked_add(1).is_some_and(|higher| self.streams.iter().any(|stream| stream.has_urgent(higher)));
+        if fills { self.interleave_within(FILLING_GROUP_LINE_US) } else { self.interleave_alone() }
+    }
+
+    /// The chunks of a group while nothing of a higher priority is on its way.
+    pub(super) fn interleave_alone(&self) -> usize {
+        self.interleave_within(GROUP_LINE_US)
+    }
+
+    fn interleave_within(&self, line_us: u64) -> usize {
         let most = if self.losses.has_long_runs() { INTERLEAVE_LONG_RUNS } else { INTERLEAVE_MAX };
         let chunk_us = self.line_us(u64::from(self.config.parameters.source_symbols_max())).max(1);
-        let fills = priority.checked_add(1).is_some_and(|higher| self.streams.iter().any(|stream| stream.has_urgent(higher)));
-        let line_us = if fills { FILLING_GROUP_LINE_US } else { GROUP_LINE_US };
         ((line_us / chunk_us) as usize).clamp(INTERLEAVE_MIN, most)
     }
 
@@ -235,7 +243,7 @@ impl Scheduler {
         let chunks: Vec<ChunkId> = group.chunks.iter().map(|part| part.chunk).collect();
         let urgent = purpose != Purpose::Later || chunks.iter().any(|&chunk| self.roster.is_lacking_beside_stragglers(chunk));
         chunks.iter().for_each(|&chunk| self.roster.send(chunk));
-        let proactive = (purpose == Purpose::Whole).then(|| self.proactive.version());
+        let proactive = (purpose == Purpose::Whole).then(|| self.proactive.provision());
         self.streams[stream].send_group(now, line_us, packets, Cargo { chunks, proactive, urgent: urgent.then_some(priority) });
         self.set_greeting_deadlines(self.streams[stream].on_wire_at(now));
         self.totals.symbols_sent += u64::from(packets);
