@@ -214,11 +214,12 @@ fn a_failure_says_how_to_run_it_again() {
         chunks: 20,
         loss_percent: 1.5,
         burst_packets: 1.0,
+        fixed_rate: true,
         carry_bytes: true,
         show: false,
         json: false,
     };
-    let again = "run again with: discus-bench sim --seed 11 --receivers 3 --chunks 20 --loss-percent 1.5 --burst-packets 1 --carry-bytes";
+    let again = "run again with: discus-bench sim --seed 11 --receivers 3 --chunks 20 --loss-percent 1.5 --burst-packets 1 --fixed-rate --carry-bytes";
     assert_eq!(replay(11, &args), again);
     let random = RunArgs { receivers: None, carry_bytes: false, ..args };
     assert_eq!(replay(11, &random), "run again with: discus-bench sim --seed 11");
