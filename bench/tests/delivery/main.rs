@@ -9,6 +9,8 @@
 //! | [`paths`] | AF_XDP, UDP and IPv6 in their combinations, membership, the filter's isolation |
 //! | [`ground`] | the lab does what the other tests take for granted |
 //! | [`resume`] | what a target holds already does not cross the wire |
+//! | [`slow_disk`] | a device that the kernel throttles is never sent more than it takes |
+//! | [`streams`] | slow machines get parallel streams, or are parted with |
 //! | [`sharing`] | a narrow link is shared with another session |
 //! | [`targets`] | block devices, old data, protection of what must not be overwritten |
 //!
@@ -23,6 +25,7 @@ mod operator;
 mod paths;
 mod resume;
 mod sharing;
+mod slow_disk;
 mod streams;
 mod targets;
 mod together;
@@ -46,6 +49,7 @@ const TESTS: &[(&str, Test)] = &[
         streams::who_cannot_keep_up_takes_everything_by_unicast_where_the_operator_says_so,
     ),
     ("who_cannot_keep_up_is_dropped_where_the_operator_says_so", streams::who_cannot_keep_up_is_dropped_where_the_operator_says_so),
+    ("a_slow_disk_pushes_back_before_anything_is_given_up", slow_disk::a_slow_disk_pushes_back_before_anything_is_given_up),
     ("without_loss_nothing_is_sent_twice", together::without_loss_nothing_is_sent_twice),
     ("a_packet_that_only_others_want_never_passes_the_filter", together::a_packet_that_only_others_want_never_passes_the_filter),
     ("one_percent_loss_costs_three_receivers_six_percent_at_most", faults::one_percent_loss_costs_three_receivers_six_percent_at_most),

@@ -61,6 +61,8 @@ pub(crate) struct ServedReceiver {
 /// What `discus-receive --json` prints, as far as these tests ask.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ReceiveSummary {
+    pub(crate) seconds: f64,
+    pub(crate) chunks_given_up: u64,
     pub(crate) packets: PacketCounts,
     pub(crate) chunks: u64,
     pub(crate) resumed_chunks: u64,

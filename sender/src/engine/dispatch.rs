@@ -222,7 +222,7 @@ impl Dispatcher {
             tally: self.quorum.tally(),
             begun: self.quorum.has_begun(),
             sending: self.first_group.map_or(Duration::ZERO, |first| first.elapsed()),
-            rate_bits_per_second: self.streams.iter().map(|slot| slot.state.rate_bits_per_second.load(Ordering::Relaxed)).sum(),
+            rate_bits_per_second: self.delivery.total_rate_bits_per_second(),
             streams: self.delivery.streams_in_use(),
             report_interval_us: self.delivery.report_interval_us(),
         };

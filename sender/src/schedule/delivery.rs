@@ -150,6 +150,11 @@ impl Delivery {
         self.lanes.iter().find(|lane| lane.id == stream).map_or(0, |lane| lane.scheduler.rate_bits_per_second(stream))
     }
 
+    /// What all streams that carry something may send together now.
+    pub fn total_rate_bits_per_second(&self) -> u64 {
+        self.lanes.iter().filter(|lane| !lane.is_empty()).map(|lane| lane.scheduler.rate_bits_per_second(lane.id)).sum()
+    }
+
     /// Never faster than this from now on, all streams together.
     pub fn set_rate_cap(&mut self, now: Micros, bits_per_second: u64) {
         self.rate_cap_bits_per_second = bits_per_second.max(1);
