@@ -82,6 +82,8 @@ pub(super) struct Member {
     connections: u64,
     connection: Option<(ReceiverId, usize)>,
     pub(super) complete_us: Option<u64>,
+    /// Symbols that had left the sender when it started.
+    pub(super) symbols_missed: u64,
     wakes_ns: Option<u64>,
     heard_ns: u64,
     report_interval_us: u64,
@@ -108,6 +110,7 @@ impl Member {
             connections: 0,
             connection: None,
             complete_us: None,
+            symbols_missed: 0,
             wakes_ns: None,
             heard_ns: 0,
             report_interval_us: 0,
@@ -307,6 +310,7 @@ impl Member {
         self.complete_us = node.assembler.is_done().then_some(self.now_ns / 1_000);
         self.node = Some(node).filter(|_| self.complete_us.is_none());
         self.cursors = around.wires.iter().map(|wire| wire.first_from(self.now_ns)).collect();
+        self.symbols_missed = around.wires.iter().map(|wire| wire.symbols_before(self.now_ns)).sum();
         self.streams = vec![StreamId(0)];
         self.pending = None;
         self.at_ns(self.now_ns, Happening::Connects { life: self.life });

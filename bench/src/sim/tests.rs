@@ -113,6 +113,25 @@ fn a_late_joiner_gets_what_it_missed_and_holds_nobody_up() {
 }
 
 #[test]
+fn joiners_in_the_middle_of_groups_cost_nobody_time_and_nothing_is_sent_in_vain() {
+    for chunks in [100, 250] {
+        let mut scenario = at_one_gigabit(7, chunks, 15);
+        let transfer_us = scenario.transfer_us();
+        for (index, receiver) in scenario.receivers.iter_mut().enumerate() {
+            receiver.start_us = transfer_us * index as u64 / 8;
+        }
+        let outcome = run(&scenario);
+        for index in 0..15 {
+            let transfers = transfers(&scenario, &outcome, index);
+            // At the end of 220 ms: three groups, of which nothing is known yet, and the answers to them.
+            assert!(transfers < if chunks == 100 { 1.06 } else { 1.03 }, "receiver {index} of {chunks} chunks: {transfers}");
+        }
+        let needed_by_the_last = outcome.symbols_missed[14] + outcome.symbols_needed;
+        assert_eq!(outcome.symbols_sent, needed_by_the_last, "somebody was there all the time");
+    }
+}
+
+#[test]
 fn a_receiver_that_dies_holds_nobody_up() {
     for noticed_us in [1_000_000, u64::MAX / 4_000] {
         let mut scenario = at_one_gigabit(8, 400, 3);

@@ -12,16 +12,26 @@ pub(super) struct Packed {
     pub(super) stream: u16,
 }
 
+impl Packed {
+    /// Whether it carries no symbol: no chunk has K = 0.
+    pub(super) fn is_sync(&self) -> bool {
+        self.source_symbols == 0
+    }
+}
+
 /// See the module's text. Packets are counted from the start of the run, whatever becomes of the sender.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     packets: VecDeque<(u64, Packed)>,
     first: u64,
+    /// Packets with symbols in all.
+    symbols: u64,
 }
 
 impl Wire {
     /// A packet leaves at `departs_ns`, no earlier than the one before it.
     pub(super) fn push(&mut self, departs_ns: u64, packet: Packed) {
+        self.symbols += u64::from(!packet.is_sync());
         self.packets.push_back((departs_ns, packet));
     }
 
@@ -33,6 +43,12 @@ impl Wire {
     /// The first packet that leaves at `from_ns` or later.
     pub(super) fn first_from(&self, from_ns: u64) -> u64 {
         self.first + self.packets.partition_point(|&(departs_ns, _)| departs_ns < from_ns) as u64
+    }
+
+    /// Symbols that left before `time_ns`, which is not before the packets that are kept.
+    pub(super) fn symbols_before(&self, time_ns: u64) -> u64 {
+        let later = self.packets.iter().rev().take_while(|&&(departs_ns, _)| departs_ns >= time_ns);
+        self.symbols - later.filter(|(_, packet)| !packet.is_sync()).count() as u64
     }
 
     /// Nobody will ask for packets before `ordinal`.

@@ -48,6 +48,8 @@ pub struct Outcome {
     pub symbols_needed_late: u64,
     /// Per receiver, when it was complete.
     pub complete_us: Vec<Option<u64>>,
+    /// Per receiver, how many symbols had left the sender when it last started.
+    pub symbols_missed: Vec<u64>,
     /// When the last one was.
     pub end_us: u64,
     /// Packets lost on the way to all receivers.
@@ -186,6 +188,7 @@ impl<'a> World<'a> {
             report_entries_late: late(&self.entries_by_ms),
             symbols_needed_late: late(&self.needed_by_ms),
             complete_us: self.members.iter().map(|member| member.complete_us).collect(),
+            symbols_missed: self.members.iter().map(|member| member.symbols_missed).collect(),
             end_us: self.members.iter().filter_map(|member| member.complete_us).max().unwrap_or(0),
             packets_lost: self.members.iter().map(|member| member.path.lost).sum(),
             events: self.handled + self.packets(),

@@ -237,11 +237,14 @@ impl Roster {
         self.wanting -= usize::from(!removed.is_empty() && member.want.is_empty());
     }
 
-    /// `receiver` lacks what `deficit` says, from now on instead of what it said before. Whether that is of any interest: it wants the chunk.
-    pub(super) fn lack(&mut self, receiver: ReceiverId, deficit: &Deficit) -> bool {
+    /// `receiver` lacks what `deficit` says, from now on instead of what it said before. It missed a part because it came `in_the_middle`. Whether
+    /// that is of any interest: it wants the chunk.
+    pub(super) fn lack(&mut self, receiver: ReceiverId, deficit: &Deficit, in_the_middle: bool) -> bool {
         let Some(member) = self.members.get_mut(&receiver).filter(|member| member.want.contains(deficit.chunk)) else { return false };
         let demand = &mut self.chunks[deficit.chunk.index()];
-        let need = Need::checked(deficit, demand.source_symbols);
+        let mut need = Need::checked(deficit, demand.source_symbols);
+        let waited = member.statements.get(&deficit.chunk).is_some_and(|statement| statement.need.waits);
+        need.waits = (waited || in_the_middle) && need.is_beginning();
         let statement = member.statements.entry(deficit.chunk).or_insert_with(|| Statement { need: need.clone(), sending: NOT_COUNTED });
         if demand.counts(statement) {
             demand.remove_need(member.straggler, &statement.need);
@@ -259,7 +262,7 @@ impl Roster {
             return false;
         }
         let demand = &mut self.chunks[chunk.index()];
-        let all = || Statement { need: Need { symbols: demand.source_symbols, missing: Vec::new() }, sending: NOT_COUNTED };
+        let all = || Statement { need: Need { symbols: demand.source_symbols, missing: Vec::new(), waits: false }, sending: NOT_COUNTED };
         let statement = member.statements.entry(chunk).or_insert_with(all);
         if !demand.counts(statement) {
             statement.sending = demand.sending;
@@ -379,14 +382,14 @@ mod tests {
     #[test]
     fn what_a_receiver_lacks_goes_and_comes_back_with_its_attendance() {
         let mut roster = roster();
-        assert!(roster.lack(A, &deficit(1, 2)) && roster.lack(B, &deficit(1, 5)));
-        assert!(!roster.lack(A, &deficit(4, 2)), "it does not want that chunk");
+        assert!(roster.lack(A, &deficit(1, 2), false) && roster.lack(B, &deficit(1, 5), false));
+        assert!(!roster.lack(A, &deficit(4, 2), false), "it does not want that chunk");
         assert_eq!(largest(&roster, 1), (0, false), "more of it may be on its way");
         assert!(roster.count(A, ChunkId(1)) && roster.count(B, ChunkId(1)) && roster.count(B, ChunkId(1)));
         assert_eq!(largest(&roster, 1), (5, false));
         roster.set_attendance(B, Attendance::Absent);
         assert_eq!((largest(&roster, 1), demands(&roster)), ((2, false), vec![1, 1, 1, 0, 0]));
-        assert!(roster.lack(B, &deficit(1, 7)), "an absent receiver's word is kept for its return");
+        assert!(roster.lack(B, &deficit(1, 7), false), "an absent receiver's word is kept for its return");
         assert!(!roster.count(B, ChunkId(1)));
         roster.complete(B, range(3, 1));
         assert_eq!(largest(&roster, 1), (2, false));
@@ -402,7 +405,7 @@ mod tests {
         let mut roster = roster();
         assert!(roster.count(A, ChunkId(2)));
         assert_eq!(largest(&roster, 2), (0, true));
-        roster.lack(A, &deficit(2, 0));
+        roster.lack(A, &deficit(2, 0), false);
         assert!(!roster.count(A, ChunkId(2)), "it waits to be verified");
         assert_eq!(largest(&roster, 2), (0, false));
         assert!(!roster.count(A, ChunkId(4)), "it does not want it");
@@ -411,11 +414,11 @@ mod tests {
     #[test]
     fn what_was_said_before_more_was_sent_does_not_count_until_that_has_been_passed() {
         let mut roster = roster();
-        roster.lack(A, &deficit(2, 2));
+        roster.lack(A, &deficit(2, 2), false);
         roster.count(A, ChunkId(2));
         roster.send(ChunkId(2));
         assert_eq!(largest(&roster, 2), (0, false));
-        roster.lack(B, &deficit(2, 7));
+        roster.lack(B, &deficit(2, 7), false);
         assert_eq!(largest(&roster, 2), (0, false));
         roster.count(A, ChunkId(2));
         assert_eq!(largest(&roster, 2), (2, false), "unchanged deficits are not said again");
@@ -425,7 +428,7 @@ mod tests {
     fn stragglers_are_summed_apart() {
         let mut roster = roster();
         for (receiver, symbols) in [(A, 2), (B, 7)] {
-            roster.lack(receiver, &deficit(2, symbols));
+            roster.lack(receiver, &deficit(2, symbols), false);
             roster.count(receiver, ChunkId(2));
         }
         roster.set_straggler(B, true);

@@ -7,7 +7,6 @@ mod queue;
 mod transfer;
 
 use super::loss::LossBook;
-use super::needs::ChunkNeeds;
 use super::proactive::{Landed, LossModel, Proactive};
 use super::rate::RateControl;
 use super::roster::{Attendance, Roster};
@@ -268,7 +267,8 @@ impl Scheduler {
         }
         let mut news: Vec<ChunkId> = Vec::new();
         for deficit in report.deficits.iter().filter(|deficit| deficit.chunk.index() < self.progress.len()) {
-            if self.roster.lack(receiver, deficit) {
+            let in_the_middle = self.was_sent_before_it_listened(receiver, deficit.chunk);
+            if self.roster.lack(receiver, deficit, in_the_middle) {
                 news.push(deficit.chunk);
             }
         }
@@ -316,6 +316,16 @@ impl Scheduler {
         self.sort_queues();
         self.queue_never_sent(receiver);
         passed
+    }
+
+    /// Whether `chunk` went out, or was about to, before `receiver` is known to have listened.
+    fn was_sent_before_it_listened(&self, receiver: ReceiverId, chunk: ChunkId) -> bool {
+        match (self.roster.attendance(receiver), self.progress[chunk.index()].sent) {
+            (Some(Attendance::Listening { catch_up }), Some(sent)) => {
+                catch_up.as_ref().and_then(|positions| positions.get(sent.stream)).is_some_and(|&end| sent.last < end)
+            }
+            (attendance, _) => attendance == Some(&Attendance::Greeting),
+        }
     }
 
     /// Whether `receiver` listens and everything that was sent of `chunk` lies behind it.
@@ -426,7 +436,8 @@ impl Scheduler {
     fn judge(&mut self, chunk: ChunkId) {
         let Some(priority) = self.priority(chunk) else { return };
         let needs = self.roster.needs(chunk);
-        let (partial, whole) = (needs.is_some_and(|needs| needs.partial_max() > 0), needs.is_some_and(ChunkNeeds::any_whole));
+        let partial = needs.is_some_and(|needs| needs.partial_max() > 0);
+        let whole = needs.is_some_and(|needs| needs.any_whole() || needs.turn_max().is_some());
         if self.roster.stragglers_needs(chunk).is_some_and(|needs| needs.needy() > 0) {
             self.queues.push_later(priority, chunk);
         }

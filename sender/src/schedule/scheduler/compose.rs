@@ -103,7 +103,11 @@ impl Scheduler {
                 self.queues.push_later(now, chunk);
                 continue;
             }
-            let symbols = if needs.any_whole() { (0..k).map(SymbolIndex).collect() } else { self.symbols_for(chunk, true) };
+            let symbols = match needs.turn_max() {
+                _ if needs.any_whole() => (0..k).map(SymbolIndex).collect(),
+                Some(count) => self.next_symbols(chunk, count),
+                None => self.symbols_for(chunk, true),
+            };
             chunks.push(self.chunk_symbols(chunk, symbols));
         }
         chunks
@@ -152,18 +156,26 @@ impl Scheduler {
                 }
                 missing.into_iter().map(SymbolIndex).collect()
             }
-            None => {
-                self.progress[chunk.index()].cursor = (cursor + count) % cycle;
-                (0..count).map(|step| SymbolIndex((cursor + step) % cycle)).collect()
-            }
+            None => self.next_symbols(chunk, count),
         }
+    }
+
+    /// The `count` symbols that follow the last ones: repair symbols that nobody has seen, and then all symbols, round and round.
+    fn next_symbols(&mut self, chunk: ChunkId, count: u16) -> Vec<SymbolIndex> {
+        let k = self.config.source_symbols[chunk.index()];
+        let cycle = k + repair_symbols(k);
+        let cursor = self.progress[chunk.index()].cursor;
+        self.progress[chunk.index()].cursor = (cursor + count) % cycle;
+        (0..count).map(|step| SymbolIndex((cursor + step) % cycle)).collect()
     }
 
     /// Takes the next chunks that somebody needs whole off the carousel.
     fn whole_chunks(&mut self, index: usize, priority: i16) -> Vec<ChunkSymbols> {
         let mut chunks = Vec::new();
         let interleave = self.interleave(priority);
-        while chunks.len() < interleave {
+        // A group ends with the round: so chunks share their groups with the same ones in every round, and who began to listen in the middle of a group
+        // lacks in the end what came of it before, and waits for nothing else.
+        while chunks.len() < interleave && (chunks.is_empty() || !self.queues.begins_anew(index)) {
             let Some(chunk) = self.queues.take_whole(index) else { break };
             let Some(now) = self.priority(chunk) else { continue };
             if now < priority {
@@ -176,10 +188,15 @@ impl Scheduler {
                 continue;
             }
             let never_sent = progress.sent.is_none();
-            if never_sent || self.roster.needs(chunk).is_some_and(ChunkNeeds::any_whole) {
+            let needs = self.roster.needs(chunk);
+            if never_sent || needs.is_some_and(ChunkNeeds::any_whole) {
                 let k = self.config.source_symbols[chunk.index()];
                 self.totals.symbols_needed += if never_sent { u64::from(k) } else { 0 };
                 let symbols = (0..k).map(SymbolIndex).chain(self.proactive_symbols(chunk)).collect();
+                chunks.push(self.chunk_symbols(chunk, symbols));
+            } else if let Some(count) = needs.and_then(ChunkNeeds::turn_max) {
+                // Those who heard it from its middle on; all others need less.
+                let symbols = self.next_symbols(chunk, count);
                 chunks.push(self.chunk_symbols(chunk, symbols));
             }
         }
@@ -243,7 +260,8 @@ impl Scheduler {
         let chunks: Vec<ChunkId> = group.chunks.iter().map(|part| part.chunk).collect();
         let urgent = purpose != Purpose::Later || chunks.iter().any(|&chunk| self.roster.is_lacking_beside_stragglers(chunk));
         chunks.iter().for_each(|&chunk| self.roster.send(chunk));
-        let proactive = (purpose == Purpose::Whole).then(|| self.proactive.provision());
+        let whole = |part: &ChunkSymbols| part.symbols.len() >= usize::from(part.source_symbols);
+        let proactive = (purpose == Purpose::Whole && group.chunks.iter().all(whole)).then(|| self.proactive.provision());
         self.streams[stream].send_group(now, line_us, packets, Cargo { chunks, proactive, urgent: urgent.then_some(priority) });
         self.set_greeting_deadlines(self.streams[stream].on_wire_at(now));
         self.totals.symbols_sent += u64::from(packets);

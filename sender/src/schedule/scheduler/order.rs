@@ -52,6 +52,15 @@ impl Order {
         }
     }
 
+    /// Whether a round is over: the next of `chunks` is back at the other end.
+    pub(super) fn begins_anew(&self, chunks: &ChunkSet) -> bool {
+        match self {
+            Order::Up(next) => chunks.next_from(*next).is_none(),
+            Order::Down(before) => before.checked_sub(1).and_then(|last| chunks.previous_from(last)).is_none(),
+            Order::Mixed(_) => false,
+        }
+    }
+
     /// Takes the next of `chunks`.
     pub(super) fn take(&mut self, chunks: &mut ChunkSet) -> Option<ChunkId> {
         let chunk = match self {

@@ -91,6 +91,11 @@ impl Queues {
         self.queues.get_mut(index)?.take_whole(&mut self.order)
     }
 
+    /// Whether the carousel has gone round for the queue at `index`.
+    pub(super) fn begins_anew(&self, index: usize) -> bool {
+        self.queues.get(index).is_none_or(|queue| self.order.begins_anew(&queue.whole))
+    }
+
     /// The queues, that of the highest priority first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Queue> {
         self.queues.iter()
