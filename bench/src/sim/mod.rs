@@ -122,7 +122,7 @@ fn on_lan(seed: u64, args: &RunArgs, receivers: usize) -> anyhow::Result<Scenari
     let mut scenario = Scenario::on_lan(seed, args.chunks.max(1), receivers.max(1));
     lose(&mut scenario.receivers, args.loss_percent / 100.0, args.burst_packets);
     if args.fixed_rate {
-        scenario.floor_bits_per_second = scenario.cap_bits_per_second;
+        scenario.fix_rate();
     }
     Ok(scenario)
 }

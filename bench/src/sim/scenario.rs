@@ -263,6 +263,11 @@ impl Scenario {
         }
     }
 
+    /// The rate is the cap once somebody has reported, whatever is said: for what is to be compared at the same rate.
+    pub(super) fn fix_rate(&mut self) {
+        self.floor_bits_per_second = self.cap_bits_per_second;
+    }
+
     /// Runs of chunks that the same images share.
     pub fn classes(&self) -> Vec<wire::report::ChunkRange> {
         let images_of = |chunk: u32| -> Vec<bool> { self.images.iter().map(|image| image.binary_search(&chunk).is_ok()).collect() };

@@ -19,10 +19,10 @@ pub struct FiguresArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Chunks of 187 symbols in the pack.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1_000)]
     chunks: usize,
     /// … for more than 1,000 receivers, whose runs take longest.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 1_000)]
     chunks_many: usize,
     /// Leaves out runs with fewer receivers than this.
     #[arg(long, default_value_t = 1)]
