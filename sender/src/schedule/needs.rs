@@ -16,9 +16,10 @@ pub(super) struct Need {
 }
 
 impl Need {
-    /// Whether it is what a receiver lacks that began to listen in the middle of the chunk, if loss is small: its first symbols, or more than are named.
+    /// Whether it is what a receiver lacks that began to listen in the middle of the chunk, if loss is small: its first two or more symbols, or more than are
+    /// named. To lose the very first one alone is common.
     pub(super) fn is_beginning(&self) -> bool {
-        self.symbols > 0 && self.missing.iter().copied().eq(0..self.missing.len() as u16)
+        self.symbols > 0 && self.missing.len() != 1 && self.missing.iter().copied().eq(0..self.missing.len() as u16)
     }
 
     /// Takes a receiver's word as far as it can be true for a chunk of K = `source_symbols`.
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn who_came_in_the_middle_lacks_the_beginning() {
         assert!(need(3, &[0, 1, 2]).is_beginning() && need(2, &[0, 1, 2]).is_beginning() && need(30, &[]).is_beginning());
-        assert!(!need(3, &[0, 1, 3]).is_beginning() && !need(1, &[7]).is_beginning() && !need(0, &[]).is_beginning());
+        assert!(!need(3, &[0, 1, 3]).is_beginning() && !need(1, &[0]).is_beginning() && !need(0, &[]).is_beginning());
     }
 
     #[test]
