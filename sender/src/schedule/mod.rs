@@ -5,7 +5,7 @@
 //! one bit per chunk and one small record per chunk that the receiver lacks.
 //!
 //! * `action`: the values that go in and out.
-//! * `scheduler`: the machine: what is queued, what becomes a group.
+//! * `scheduler`: the machine: what reports make of each chunk, what is queued, what becomes a group.
 //! * `roster`: the receivers, what each wants and lacks, who is attending; and per chunk the demand that they make.
 //! * `stream`: positions, groups in flight, idle syncs.
 //! * `needs`, `chunk_set`: the sums and sets that they work on.
