@@ -11,10 +11,10 @@ use wire::{ChunkId, Micros};
 const REPORT_WAIT_LAGS: u64 = 2;
 /// Bounds of that wait: three report intervals of 10 ms; half of [`ABSENT_AFTER_US`].
 const REPORT_WAIT_MIN_US: u64 = 30_000;
-const REPORT_WAIT_MAX_US: u64 = 500_000;
+pub(super) const REPORT_WAIT_MAX_US: u64 = 500_000;
 /// A receiver that does not answer a sync for this long is absent: it makes no demand until it reports again. Long beside any round trip of
 /// a network that carries such streams, short beside TCP's own notice that a peer is gone. With very many receivers it is so many report intervals.
-const ABSENT_AFTER_US: u64 = 1_000_000;
+pub(super) const ABSENT_AFTER_US: u64 = 1_000_000;
 const ABSENT_AFTER_INTERVALS: u64 = 4;
 
 impl Scheduler {

@@ -2,10 +2,11 @@
 
 mod priorities;
 
+use super::judge::{ABSENT_AFTER_US, REPORT_WAIT_MAX_US};
 use super::*;
 use crate::schedule::ChunkSymbols;
 use proptest::prelude::*;
-use wire::report::Deficit;
+use wire::report::{Deficit, Report};
 use wire::session::SessionParameters;
 use wire::{Sequence, SessionId, SymbolIndex};
 
