@@ -60,7 +60,7 @@ fn manifests(pack: &Path, directory: &Path) -> Outcome {
 }
 
 fn wire_seeds(directory: &Path) -> Outcome {
-    for name in ["packet", "report"] {
+    for name in ["packet", "report", "erasure"] {
         fs::create_dir_all(directory.join(name))?;
     }
     let header = Header {
@@ -81,6 +81,21 @@ fn wire_seeds(directory: &Path) -> Outcome {
         fs::write(directory.join("packet").join(name), [&bytes, symbol].concat())?;
     }
 
+    // K, size of a symbol, repair symbols by their index, lost source symbols; see the target.
+    let codes: [(&str, u16, u16, &[u16], &[u8]); 3] = [
+        ("few", 5, 8, &[6, 5], &[0b10010]),
+        ("full", 187, 1408, &[190, 187, 188], &[1, 0, 0, 0x80]),
+        ("too-few", 60, 100, &[60], &[3]),
+    ];
+    for (name, k, symbol_bytes, repair, lost) in codes {
+        let mut bytes = [k.to_le_bytes(), (symbol_bytes - 1).to_le_bytes()].concat();
+        bytes.push(repair.len() as u8);
+        bytes.extend(repair.iter().flat_map(|index| index.to_le_bytes()));
+        bytes.extend(lost.iter().copied().chain(std::iter::repeat(0)).take(usize::from(k).div_ceil(8)));
+        bytes.extend(0..=250);
+        fs::write(directory.join("erasure").join(name), bytes)?;
+    }
+
     let ranges = vec![ChunkRange { first: ChunkId(0), count: 10 }, ChunkRange { first: ChunkId(990), count: 10 }];
     let report = Report {
         passed: vec![(StreamId(0), Sequence(77))],
@@ -89,8 +104,9 @@ fn wire_seeds(directory: &Path) -> Outcome {
         packets_seen: 99,
         packets_sent: 101,
         backlog_permille: 500,
+        ..Report::default()
     };
-    let ready = v1::Ready { receiver_id: 1, want: ranges.into_iter().map(Into::into).collect(), more: false };
+    let ready = v1::Ready { receiver_id: 1, want: ranges.into_iter().map(Into::into).collect(), ..v1::Ready::default() };
     let messages =
         [("report", v1::receiver_message::Message::Report((&report).into())), ("ready", v1::receiver_message::Message::Ready(ready))];
     for (name, message) in messages {
