@@ -25,7 +25,7 @@ mod simpler;
 mod wire;
 mod world;
 
-pub use bound::least_overhead;
+pub use bound::{least_overhead, least_overhead_of_runs};
 pub use contention::{Bottleneck, Party, Shares, Window, contend};
 pub use figures::FiguresArgs;
 pub use random::Random;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use wire::packet::{Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Micros, Sequence, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, StreamId, SymbolIndex};
 
 /// Least time between two reports until the sender says otherwise: a hundred a second from each of a few receivers is no load.
 const REPORT_INTERVAL_US: u64 = 10_000;
@@ -78,7 +78,8 @@ pub struct Assembler {
     packets_sent: u64,
     backlog_permille: u16,
     report_interval_us: u64,
-    reported_at: Option<Micros>,
+    /// In microseconds; before the clock's zero when the first report is not to wait a whole interval.
+    reported_at: Option<i64>,
     /// Seed of the chance by which reports keep clear of those of other receivers; `None`: they do not.
     spread: Option<u64>,
     news: bool,

@@ -3,7 +3,8 @@
 //! For one receiver the cheapest is to send what it lacks, when it is known. For N receivers some symbol is lacking somewhere of nearly every chunk: it costs
 //! nothing to send at once what will be asked for anyway, and it saves N reports and a round trip. The number h of such symbols is first what losses let expect
 //! (`model`), and then follows f, the share of chunks of which somebody still lacked something. A group that went out with h and of which f was reported says that
-//! the target would have been met with h + s ln(ln(1 − f) / ln(1 − target)), s being the symbols that divide the rate of reports by e; h moves part of the way there.
+//! the target would have been met with h + s ln(ln(1 − f) / ln(1 − target)), s being the symbols that divide the rate of reports by e; h moves part of the way there. Of receivers
+//! that are not listening yet as many reports are expected as of those that are.
 //! Since what is said is related to the h that the group went out with, h does not swing, however long reports take. At target 0.25 what
 //! was sent in vain is below one standard deviation of the largest loss among the receivers, under 1 % of K = 187.
 
@@ -23,6 +24,8 @@ const STEP_MAX: f64 = 4.0;
 /// A group of n chunks moves h by n / (n + 32) of the way: one of 16 by a third, so that its chance of 4 +- 1.7 chunks reported makes h waver by 0.1
 /// symbols, one of 64 by two thirds.
 const INERTIA_CHUNKS: f64 = 32.0;
+/// That nothing was reported of a group does not mean that nothing ever is: so many reports are taken to have come before it, at the rate that is aimed at.
+const REPORTS_BEFORE: f64 = 0.5;
 /// Symbols that divide the rate of reports by e, until losses tell: with 1 % of 187 lost, the probability of 9 is a fifth of that of 8.
 const SCALE: f64 = 0.65;
 /// … and whatever they tell. Runs of 32 packets in groups of 16 chunks have 2.5.
@@ -55,8 +58,9 @@ pub(super) struct Landed {
     pub(super) provision: Provision,
     /// What the neediest receiver lacked of each of its chunks; 0 where nobody lacked any.
     pub(super) deficits: Vec<u16>,
-    /// Receivers that listen.
+    /// Receivers that listen, and those that want something: some of these may not have reported yet.
     pub(super) listeners: usize,
+    pub(super) receivers: usize,
 }
 
 impl Proactive {
@@ -108,17 +112,19 @@ impl Proactive {
         if group.provision.epoch != self.epoch || group.deficits.is_empty() {
             return;
         }
-        let target = target(group.listeners);
+        let receivers = group.receivers.max(group.listeners);
+        let target = target(receivers);
+        let unheard = receivers as f64 / group.listeners as f64;
         let (chunks, reported) = (group.deficits.len() as f64, group.deficits.iter().filter(|&&deficit| deficit > 0).count() as f64);
         let short = if reported > chunks * 0.75 {
             // Far off: what all but `target` of the chunks would have needed.
             group.deficits.sort_unstable();
             let index = ((1.0 - target) * (chunks - 1.0)) as usize;
-            f64::from(group.deficits[index]).max(0.5)
+            f64::from(group.deficits[index]).max(0.5) + self.scale * unheard.ln()
         } else {
-            // That nothing was reported of some chunks does not mean that nothing ever is: two more are taken to have been as aimed at.
-            let share = (reported + target * 2.0) / (chunks + 2.0);
-            self.scale * (report_rate(share) / report_rate(target)).ln()
+            let came = chunks * report_rate(reported / chunks);
+            let aimed_at = chunks * report_rate(target) / unheard;
+            self.scale * ((came + REPORTS_BEFORE) / (aimed_at + REPORTS_BEFORE)).ln()
         };
         let step = group.provision.symbols + short - self.symbols;
         let part = if self.primed { chunks / (chunks + INERTIA_CHUNKS) } else { 1.0 };
@@ -148,7 +154,7 @@ mod tests {
     use super::*;
 
     fn landed(symbols: f64, deficits: &[u16]) -> Landed {
-        Landed { provision: Provision { epoch: 0, symbols }, deficits: deficits.to_vec(), listeners: 100 }
+        Landed { provision: Provision { epoch: 0, symbols }, deficits: deficits.to_vec(), listeners: 100, receivers: 100 }
     }
 
     #[test]
@@ -170,6 +176,9 @@ mod tests {
         assert!((2.9..3.1).contains(&proactive.symbols), "as aimed at: {proactive:?}");
         proactive.landed(landed(3.0, &[0; 64]));
         assert!((1.0..2.5).contains(&proactive.symbols), "nobody asked about many: {proactive:?}");
+        let before = proactive.symbols;
+        proactive.landed(Landed { receivers: 10_000, ..landed(before, &[0; 16]) });
+        assert!((before - 0.1..before).contains(&proactive.symbols), "one in a hundred listens: that says little, {proactive:?}");
         proactive.landed(Landed { listeners: 3, ..landed(2.0, &[]) });
         assert_eq!(proactive.symbols, 0.0);
     }
@@ -187,7 +196,7 @@ mod tests {
         proactive.prime(&model(64));
         let at_64 = proactive.symbols;
         assert!(at_64 + 4.0 < at_16, "{at_16} {at_64}");
-        proactive.landed(Landed { provision: before, deficits: vec![9; 16], listeners: 1_000 });
+        proactive.landed(Landed { provision: before, deficits: vec![9; 16], listeners: 1_000, receivers: 1_000 });
         assert_eq!(proactive.symbols, at_64, "it went out as 16 chunks");
     }
 }

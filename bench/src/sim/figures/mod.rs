@@ -83,8 +83,11 @@ pub(super) fn run(args: &FiguresArgs) -> anyhow::Result<()> {
         }
     }
     say(String::new());
-    let (ratios, completion) = runs::stragglers(args)?;
+    let mut ratios = runs::with_rate_control(args, &figures.overheads)?;
     ratios.iter().for_each(|ratio| say(tables::ratio_line(ratio)));
+    let (stragglers, completion) = runs::stragglers(args)?;
+    stragglers.iter().for_each(|ratio| say(tables::ratio_line(ratio)));
+    ratios.extend(stragglers);
     let (late, arrivals) = runs::late_joins(args)?;
     late.iter().for_each(|ratio| say(tables::ratio_line(ratio)));
     figures.ratios = ratios.into_iter().chain(late).collect();

@@ -37,8 +37,8 @@ impl Assembler {
 
     /// When the next report is due; `None` while there is nothing to say.
     pub fn report_due_at(&self) -> Option<Micros> {
-        let earliest = self.reported_at.map_or(Micros(0), |at| at.after(self.report_interval_us));
-        self.news.then_some(earliest)
+        let earliest = self.reported_at.map_or(0, |at| at.saturating_add_unsigned(self.report_interval_us));
+        self.news.then_some(Micros(u64::try_from(earliest).unwrap_or(0)))
     }
 
     /// The report that is due, if one is.
@@ -46,7 +46,7 @@ impl Assembler {
         if self.reported_at.is_none() && self.news && self.spread.is_some() {
             // As if it had reported within the last interval.
             let ago_us = self.chance_us(self.report_interval_us);
-            self.reported_at = Some(Micros(now.0.saturating_sub(ago_us)));
+            self.reported_at = Some(now.0.cast_signed().saturating_sub_unsigned(ago_us));
         }
         if self.report_due_at().is_none_or(|due_at| now < due_at) {
             return None;
@@ -54,7 +54,7 @@ impl Assembler {
         // From three quarters to five quarters of the interval until the next one.
         let quarter_us = self.report_interval_us / 4;
         let later_us = if self.spread.is_some() { self.chance_us(2 * quarter_us) } else { quarter_us };
-        self.reported_at = Some(Micros((now.0 + later_us).saturating_sub(quarter_us)));
+        self.reported_at = Some((now.0 + later_us).cast_signed().saturating_sub_unsigned(quarter_us));
         self.news = false;
         let passed = self.positions.short_of(self.pending.iter().filter(|waiting| !waiting.held).filter_map(|waiting| waiting.seen));
         let (deficits, all_told) = self.take_deficits(&passed);

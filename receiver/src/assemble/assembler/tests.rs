@@ -2,7 +2,7 @@
 
 use super::*;
 use wire::report::Report;
-use wire::{Sequence, SessionId, StreamId};
+use wire::{Micros, Sequence, SessionId, StreamId};
 
 const K: u16 = 20;
 const STORED_BYTES: u32 = 20 * 64;
@@ -243,6 +243,19 @@ fn reports_keep_their_distance() {
     assembler.set_report_interval(2_000);
     assert!(assembler.report(Micros(7_000)).is_some());
     assert_eq!(assembler.report(Micros(1_000_000)), None, "nothing to say");
+}
+
+#[test]
+fn first_reports_are_spread_even_when_the_clock_has_just_begun() {
+    let first_report_ms = |seed| {
+        let mut assembler = assembler(1);
+        assembler.set_report_interval(1_000_000);
+        assembler.spread_reports(seed);
+        sync(&mut assembler, 1);
+        (5..1_005).find(|&ms| assembler.report(Micros(ms * 1_000)).is_some()).unwrap()
+    };
+    let early = (0..100).filter(|&seed| first_report_ms(seed) < 505).count();
+    assert!((35..65).contains(&early), "{early} of 100 in the first half");
 }
 
 #[test]

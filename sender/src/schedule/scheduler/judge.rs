@@ -46,7 +46,7 @@ impl Scheduler {
             self.roster.needs(chunk).map_or(0, |needs| needs.max_up_to(wire::erasure::repair_symbols(source_symbols)))
         };
         let deficits = group.cargo.chunks.iter().map(deficit).collect();
-        self.proactive.landed(Landed { provision, deficits, listeners: self.listeners() });
+        self.proactive.landed(Landed { provision, deficits, listeners: self.listeners(), receivers: self.roster.wanting() });
     }
 
     fn listeners(&self) -> usize {
