@@ -24,7 +24,7 @@ enum Command {
     Impair(impair::ImpairArgs),
     /// Measure what this machine, its link and its disk can do at best; `rx` and `tx` measure a real link between two hosts
     Limits(limits::LimitsArgs),
-    /// Compare discus with udpcast and UFTP: one receiver, one incompressible file, the same disk
+    /// Compare discus with other ways to bring images to machines: udpcast, UFTP, BitTorrent, rsync, nc, HTTP
     Peers(peers::PeersArgs),
     /// Measure how discus shares a narrow link with another session or with TCP
     Sharing(sharing::SharingArgs),

@@ -1,5 +1,7 @@
 //! Line plots as SVG, readable on light and on dark pages: colours come from a style sheet that follows the reader's preference.
 
+pub(crate) mod bars;
+
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 68.0;

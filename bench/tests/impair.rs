@@ -138,7 +138,7 @@ fn inside<R: Send>(namespace: &str, action: impl FnOnce() -> R + Send) -> io::Re
 }
 
 fn config() -> ImpairConfig {
-    ImpairConfig { first_port: PORT, port_count: 1, loss: 0.0, burst: None, seed: 7 }
+    ImpairConfig { first_port: PORT, port_count: 1, everything: false, loss: 0.0, burst: None, seed: 7 }
 }
 
 fn counts(impairment: &Impairment) -> Result<Counts, Failed> {

@@ -21,6 +21,8 @@ pub struct ImpairConfig {
     pub first_port: u16,
     /// Number of consecutive ports, at least 1.
     pub port_count: u16,
+    /// Every IP packet can be lost, whatever its port and destination, for comparisons with programs that do not multicast.
+    pub everything: bool,
     /// Share of packets lost at random and independently, from 0 to 1.
     pub loss: f64,
     /// Packets lost in a row.
@@ -158,7 +160,7 @@ fn constants(config: &ImpairConfig) -> anyhow::Result<types::impair_config> {
         burst_every_packets: config.burst.and_then(|burst| burst.every_packets).unwrap_or(0),
         first_port: config.first_port,
         port_count: config.port_count,
-        ..Default::default()
+        everything: config.everything.into(),
     })
 }
 

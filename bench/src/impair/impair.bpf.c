@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * Loses multicast UDP packets on their way out of an interface: at random, in bursts, or both. Whether a packet
+ * Loses multicast UDP packets, or all IP packets, on their way out of an interface: at random, in bursts, or both. Whether a packet
  * is lost depends only on the seed and on how many came before it, so that a run can be repeated.
  *
  * A test's tool: it copies headers instead of reading them in place, which works however the packet is laid out.
@@ -29,7 +29,8 @@ struct impair_config {
 	__u64 burst_every_packets;
 	__u16 first_port;
 	__u16 port_count;
-	__u32 unused;
+	/* Not 0: every IP packet can be lost, whatever it carries. */
+	__u32 everything;
 };
 
 const volatile struct impair_config config = {};
@@ -46,6 +47,11 @@ struct {
 	__type(key, __u32);
 	__type(value, struct impair_counts);
 } counts SEC(".maps");
+
+static __always_inline bool is_ip(struct __sk_buff *packet)
+{
+	return packet->protocol == bpf_htons(ETH_P_IP) || packet->protocol == bpf_htons(ETH_P_IPV6);
+}
 
 static __always_inline bool is_multicast_feed(struct __sk_buff *packet)
 {
@@ -108,7 +114,7 @@ int discus_impair(struct __sk_buff *packet)
 	__u64 packets = packet->gso_segs > 1 ? packet->gso_segs : 1;
 	__u64 index;
 
-	if (!is_multicast_feed(packet))
+	if (config.everything ? !is_ip(packet) : !is_multicast_feed(packet))
 		return TC_ACT_UNSPEC;
 	count = bpf_map_lookup_elem(&counts, &key);
 	if (!count)

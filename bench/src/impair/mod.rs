@@ -1,4 +1,4 @@
-//! Loses multicast packets on purpose, for tests of repair: there is no netem on every machine, and a loss that
+//! Loses packets on purpose, multicast or all, for tests of repair: there is no netem on every machine, and a loss that
 //! a seed decides can be repeated.
 
 mod attachment;
@@ -26,8 +26,12 @@ pub struct ImpairArgs {
     interface: String,
 
     /// UDP destination port of the multicast packets, or a range such as 5000-5003
-    #[arg(short, long, value_name = "P[-Q]")]
-    port: Ports,
+    #[arg(short, long, value_name = "P[-Q]", required_unless_present = "everything", conflicts_with = "everything")]
+    port: Option<Ports>,
+
+    /// Lose every IP packet alike, not multicast alone; switch segmentation offload off where they come from, or large ones are lost as one
+    #[arg(long)]
+    everything: bool,
 
     /// Share of packets lost at random: 1% or 0.01
     #[arg(short, long, value_name = "SHARE", default_value = "0%")]
@@ -70,8 +74,15 @@ enum Event<'a> {
 pub fn run(args: &ImpairArgs) -> anyhow::Result<()> {
     // Before anything is attached, so that no signal finds this program unprepared.
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("preparing for signals")?;
-    let Ports { first, last } = args.port;
-    let config = ImpairConfig { first_port: first, port_count: last - first + 1, loss: args.loss.0, burst: args.burst, seed: args.seed };
+    let Ports { first, last } = args.port.unwrap_or(Ports { first: 1, last: u16::MAX });
+    let config = ImpairConfig {
+        first_port: first,
+        port_count: last - first + 1,
+        everything: args.everything,
+        loss: args.loss.0,
+        burst: args.burst,
+        seed: args.seed,
+    };
     let impairment = Impairment::attach(&args.interface, &config)?;
     if args.json {
         let how = impairment.to_string();
@@ -84,7 +95,8 @@ pub fn run(args: &ImpairArgs) -> anyhow::Result<()> {
             how,
         })?;
     } else {
-        say(&format!("losing packets to ports {first}-{last} that leave {} ({impairment}); Ctrl-C ends it", args.interface))?;
+        let which = if args.everything { "all packets".to_owned() } else { format!("packets to ports {first}-{last}") };
+        say(&format!("losing {which} that leave {} ({impairment}); Ctrl-C ends it", args.interface))?;
     }
 
     signals.forever().next();

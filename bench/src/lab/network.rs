@@ -9,6 +9,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+/// A frame on a narrow link, as tbf counts it.
+const FRAME_BYTES: u64 = 1514;
+/// What may leave a narrow link back to back.
+const BURST_BYTES: u64 = 16 * 1024;
+
 /// What a lab should look like.
 #[derive(Clone, Debug)]
 pub struct LabOptions {
@@ -83,6 +88,36 @@ impl Lab {
             bail!("netlab up: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         serde_json::from_slice(&output.stdout).context("reading what netlab made")
+    }
+
+    /// Puts the machines of `behind` behind a narrow link: a second bridge, joined to the first by a pair of interfaces with a queue of
+    /// `queue_packets` full frames.
+    ///
+    /// # Errors
+    /// When `ip` or `tc` fails.
+    pub fn narrow(&self, behind: &[&Machine], megabits: u64, queue_packets: u64) -> Result<()> {
+        let ip = |arguments: &str| self.ip(&self.bridge, &arguments.split(' ').collect::<Vec<_>>());
+        ip(
+            "link add far type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_igmp_version 3 mcast_query_response_interval 20 mcast_query_interval 200",
+        )?;
+        ip("link set far type bridge mcast_querier 1")?;
+        ip("link set far up")?;
+        ip("link add near-end numrxqueues 1 numtxqueues 1 type veth peer name far-end numrxqueues 1 numtxqueues 1")?;
+        ip("link set near-end master bridge up")?;
+        ip("link set far-end master far up")?;
+        // Reports of the members behind it reach the near bridge, whoever is the querier.
+        ip("link set far-end type bridge_slave mcast_router 2")?;
+        for machine in behind {
+            ip(&format!("link set {} master far", machine.port))?;
+        }
+        let limit_bytes = queue_packets * FRAME_BYTES;
+        let queue =
+            format!("-n {} qdisc add dev near-end root tbf rate {megabits}mbit burst {BURST_BYTES} limit {limit_bytes}", self.bridge);
+        let output = Command::new("tc").args(queue.split(' ')).stdin(Stdio::null()).output().context("running tc")?;
+        if !output.status.success() {
+            bail!("making the narrow link (needs the tbf queue of the kernel): {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
     }
 
     /// What `ip` prints when run with `arguments` in `namespace`.

@@ -1,45 +1,64 @@
-//! discus against other multicast file distributors: one receiver, one incompressible file, the same namespaces, link, MTU and disk,
-//! interleaved repetitions, medians.
+//! discus beside other ways to bring images to machines: the same images, machines, links and disk, each contestant as its users run it,
+//! interleaved repetitions, medians and ranges.
 //!
-//! Every contestant is timed the same way, by the clock on the wall: from the start of the process that makes the transfer begin to
-//! the end of the process that says that the file is there. discus has flushed the file to the disk by then (O_DIRECT writes and fsync);
-//! the others leave it in the page cache, so the time that flushing it takes is measured as well and given beside.
+//! Every contestant is timed the same way, by the clock on the wall: from the start of the first program that makes the transfer begin
+//! until all machines have their images and these are flushed to the disk. Servers that wait are started before; what is made once and
+//! used often (the pack, torrents, compressed files) is made before too. What has to run in several sessions pays for the start of
+//! all but the first. Each delivered byte is compared with the original.
 
-mod contestants;
+mod contestant;
+mod multicast;
 mod report;
+mod scenario;
+mod session;
+mod stage;
+mod unicast;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 
-use crate::lab::content::{Part, first_difference, write_image};
-use crate::lab::{Lab, LabOptions, Programs};
+use crate::lab::Programs;
+use crate::lab::content::first_difference;
+use crate::provenance::Provenance;
 use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
-use contestants::{Contestant, Stage};
-use report::Report;
+use contestant::Contestant;
+use report::{Comparison, Section};
+use scenario::{Scenario, Want};
+use stage::{Stage, make_images};
+
+/// Bytes of the images that one turn compares the rate with: a transfer at less than 20 Mbit/s hangs.
+const SLOWEST_BITS_PER_SECOND: u64 = 20_000_000;
 
 /// Arguments of `discus-bench peers`.
 #[derive(Args, Clone, Debug)]
 pub struct PeersArgs {
-    /// Size of the file in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    /// Situations to compare in; one after the other
+    #[arg(long, value_delimiter = ',', default_value = "one,four,different,loss,late,narrow")]
+    scenario: Vec<Scenario>,
+    /// Contestants, in the order of their turns
+    #[arg(long, value_delimiter = ',', default_value = "discus,udpcast,uftp,aria2,rsync,nc,http")]
+    contestants: Vec<Contestant>,
+    /// Size of each made-up image in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
     size: u64,
-    /// How often each contestant transfers it; the median counts
+    /// Real images instead of made-up incompressible ones; those who can compress on the way, as their users do
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "size")]
+    images: Vec<PathBuf>,
+    /// How often each contestant delivers in each situation; the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     repetitions: usize,
-    /// MTU of the lab
+    /// MTU of all links
     #[arg(long, value_name = "BYTES", default_value_t = 1500)]
     mtu: u32,
     /// Cap of discus' sender, bits per second on the wire
     #[arg(long, default_value = "10G")]
     rate: String,
-    /// Contestants, in the order of their turns
-    #[arg(long, value_delimiter = ',', default_value = "discus,udpcast,uftp")]
-    only: Vec<Contestant>,
     /// Directory on the disk that is read from and written to
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
@@ -47,13 +66,13 @@ pub struct PeersArgs {
     report: ReportArgs,
 }
 
-/// One transfer.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+/// One delivery.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Turn {
-    /// Until the contestant said that the file is there.
-    seconds: f64,
-    /// Until it was flushed to the disk as well.
-    flushed_seconds: f64,
+    /// Until every machine had its image on the disk.
+    pub(crate) seconds: f64,
+    /// What left the sender's interface, whole frames without preamble and gap.
+    pub(crate) sent_bytes: u64,
 }
 
 /// Runs the comparison and prints it.
@@ -64,49 +83,99 @@ pub fn run(args: &PeersArgs) -> Result<()> {
     if let Some(reason) = crate::lab::unavailable() {
         bail!("{reason}");
     }
-    ensure!(args.repetitions > 0 && args.size > 0 && !args.only.is_empty(), "nothing to compare");
+    ensure!(args.repetitions > 0 && args.size > 0 && !args.contestants.is_empty(), "nothing to compare");
     let programs = Programs::built()?;
-    contestants::install(&args.only)?;
-    let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: args.mtu, ipv6: false, cable: true })?;
-    let scratch = Scratch::new(&args.directory)?;
-    let source = scratch.path.join("source");
-    eprintln!("making {} MiB of incompressible data in {}", args.size, scratch.path.display());
-    write_image(&source, &[Part::Noise { seed: 1, bytes: args.size << 20 }])?;
-    let stage = Stage { lab: &lab, programs: &programs, directory: &scratch.path, source: &source, rate: &args.rate };
-    stage.prepare(&args.only)?;
+    contestant::install(&args.contestants)?;
+    let provenance = Provenance::of_this_run();
+    let mut comparison = Comparison::read(&args.report, &provenance);
+    for &scenario in &args.scenario {
+        let section = compare(args, &programs, scenario, &provenance).with_context(|| scenario.title())?;
+        comparison.put(section);
+    }
+    let name = if args.images.is_empty() { "peers" } else { "peers-images" };
+    let title = "discus beside other ways to bring images to machines";
+    let text = comparison.markdown();
+    let plots = vec![(name.to_owned(), comparison.plot().svg())];
+    args.report.publish(&Page { name, title, figures: &comparison, provenance: &provenance, text: &text, plots })
+}
 
-    let mut report = Report::new(args);
-    for repetition in 1..=args.repetitions {
-        for &contestant in &args.only {
-            // What the turn before left to be written must not be written during this one.
-            rustix::fs::sync();
-            let turn = take_turn(&stage, contestant, &source).with_context(|| format!("{contestant}, repetition {repetition}"))?;
-            let gigabits = report.add(contestant, turn);
-            eprintln!("{contestant} {repetition}/{}: {:.2} s, {gigabits:.2} Gbit/s", args.repetitions, turn.seconds);
+/// All contestants in one situation.
+fn compare(args: &PeersArgs, programs: &Programs, scenario: Scenario, provenance: &Provenance) -> Result<Section> {
+    let scratch = Scratch::new(&args.directory)?;
+    let compressible = !args.images.is_empty();
+    let images = if compressible {
+        ensure!(args.images.len() >= scenario.images(), "{} needs {} images", scenario.title(), scenario.images());
+        args.images[..scenario.images()].iter().map(fs::canonicalize).collect::<std::io::Result<_>>()?
+    } else {
+        make_images(&scratch.path, scenario.images(), args.size << 20)?
+    };
+    let image_bytes = images.iter().map(|image| Ok(fs::metadata(image)?.len())).sum::<Result<u64>>()? / images.len().max(1) as u64;
+    let stage = Stage::set(scenario, programs, &scratch.path, &args.rate, args.mtu, images, compressible)?;
+    stage.prepare(&args.contestants)?;
+
+    let mut section = Section::new(scenario, image_bytes, compressible, args, provenance);
+    // By contestant: when the late one comes.
+    let mut half = vec![Duration::ZERO; args.contestants.len()];
+    if scenario == Scenario::Late {
+        for (half, &contestant) in half.iter_mut().zip(&args.contestants) {
+            let alone = Want { machine: 0, image: 0, late: false };
+            let turn = take_turn(&stage, contestant, &[alone], Duration::ZERO).with_context(|| format!("{contestant}, alone"))?;
+            *half = Duration::from_secs_f64(turn.seconds / 2.0);
         }
     }
-    let (title, text) = ("discus and its peers", report.markdown());
-    args.report.publish(&Page { name: "peers", title, figures: &report, provenance: &report.provenance, text: &text, plots: Vec::new() })
+    for repetition in 1..=args.repetitions {
+        for (&contestant, &late_after) in args.contestants.iter().zip(&half) {
+            let turn = take_turn(&stage, contestant, &scenario.wants(), late_after);
+            let turn = turn.with_context(|| format!("{contestant}, repetition {repetition}"))?;
+            eprintln!("{}: {contestant} {repetition}/{}: {:.2} s", scenario.title(), args.repetitions, turn.seconds);
+            section.add(contestant, turn, &args.rate);
+        }
+    }
+    Ok(section)
 }
 
-fn take_turn(stage: &Stage<'_>, contestant: Contestant, source: &Path) -> Result<Turn> {
-    let target = stage.directory.join("target");
-    let transfer = stage.start(contestant, &target)?;
-    let start = Instant::now();
-    let delivered = transfer.run(limit(source)?)?;
-    let seconds = start.elapsed().as_secs_f64();
-    fs::File::open(&delivered)?.sync_all()?;
-    let flushed_seconds = start.elapsed().as_secs_f64();
+fn take_turn(stage: &Stage<'_>, contestant: Contestant, wants: &[Want], late_after: Duration) -> Result<Turn> {
+    // What the turn before left to be written must not be written during this one.
+    rustix::fs::sync();
+    for want in wants {
+        if let Some(directory) = contestant.target(stage, want).parent() {
+            fs::create_dir_all(directory)?;
+        }
+    }
+    let mut sessions = contestant.sessions(wants).into_iter();
+    let first = contestant.begin(stage, &sessions.next().unwrap_or_default())?;
+    let sent_before = stage.lab.transmitted(&stage.lab.sender)?.bytes;
+    let bytes = stage.images.iter().map(|image| Ok(fs::metadata(image)?.len())).sum::<Result<u64>>()? * wants.len() as u64;
+    let began = Instant::now();
+    let deadline = began + Duration::from_secs(60 + bytes * 8 / SLOWEST_BITS_PER_SECOND);
+    let late_at = began + late_after;
+    thread::scope(|scope| -> Result<()> {
+        let mut flushes = Vec::new();
+        first.run(stage, late_at, deadline, scope, &mut flushes)?;
+        for session in sessions {
+            contestant.begin(stage, &session)?.run(stage, late_at, deadline, scope, &mut flushes)?;
+        }
+        for flush in flushes {
+            flush.join().map_err(|_| anyhow!("flushing panicked"))??;
+        }
+        Ok(())
+    })?;
+    let seconds = began.elapsed().as_secs_f64();
+    let sent_bytes = stage.lab.transmitted(&stage.lab.sender)?.bytes.saturating_sub(sent_before);
+    for want in wants {
+        check(stage, contestant, want)?;
+    }
+    Ok(Turn { seconds, sent_bytes })
+}
+
+/// What was delivered is the image; it is removed.
+fn check(stage: &Stage<'_>, contestant: Contestant, want: &Want) -> Result<()> {
+    let (source, target) = (&stage.images[want.image], contestant.target(stage, want));
     let bytes = fs::metadata(source)?.len();
-    ensure!(fs::metadata(&delivered)?.len() == bytes, "the delivered file has another size");
-    if let Some(offset) = first_difference(source, &delivered, bytes)? {
+    ensure!(fs::metadata(&target)?.len() == bytes, "the delivered file has another size");
+    if let Some(offset) = first_difference(source, &target, bytes)? {
         bail!("the delivered file differs at byte {offset}");
     }
-    fs::remove_file(&delivered)?;
-    Ok(Turn { seconds, flushed_seconds })
-}
-
-/// A transfer at less than 50 Mbit/s hangs.
-fn limit(source: &Path) -> Result<Duration> {
-    Ok(Duration::from_secs(60 + fs::metadata(source)?.len() * 8 / 50_000_000))
+    fs::remove_file(&target)?;
+    Ok(())
 }

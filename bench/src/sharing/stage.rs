@@ -19,8 +19,6 @@ use crate::scratch::Scratch;
 const FRAME_BYTES: u64 = 1514;
 /// What it carries of TCP: less 14 of Ethernet, 20 of IP, 32 of TCP with timestamps.
 const SEGMENT_BYTES: u64 = 1448;
-/// What may leave the link back to back.
-const BURST_BYTES: u64 = 16 * 1024;
 const TCP_PORT: u16 = 5001;
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -43,7 +41,8 @@ impl Stage {
     pub(super) fn set(link_megabits: u64, queue_packets: u64, size_mib: u64, directory: &Path) -> Result<Stage> {
         let programs = Programs::built()?;
         let lab = Lab::up(&LabOptions { receivers: 4, ..LabOptions::default() })?;
-        narrow(&lab, link_megabits, queue_packets)?;
+        let behind: Vec<&Machine> = RECEIVERS.iter().chain(&[TCP_SINK]).map(|&machine| &lab.receivers[machine]).collect();
+        lab.narrow(&behind, link_megabits, queue_packets)?;
         let scratch = Scratch::new(directory)?;
         let source = scratch.path.join("source");
         write_image(&source, &[Part::Noise { seed: 1, bytes: size_mib << 20 }])?;
@@ -113,27 +112,6 @@ impl Stage {
         }
         Ok(())
     }
-}
-
-/// Puts the receivers and the sink behind a link of their own: a second bridge, joined to the first by a pair of interfaces with a queue.
-fn narrow(lab: &Lab, megabits: u64, queue_packets: u64) -> Result<()> {
-    let ip = |arguments: &str| lab.ip(&lab.bridge, &arguments.split(' ').collect::<Vec<_>>());
-    ip(
-        "link add far type bridge stp_state 0 forward_delay 0 mcast_snooping 1 mcast_igmp_version 3 mcast_query_response_interval 20 mcast_query_interval 200",
-    )?;
-    ip("link set far type bridge mcast_querier 1")?;
-    ip("link set far up")?;
-    ip("link add near-end numrxqueues 1 numtxqueues 1 type veth peer name far-end numrxqueues 1 numtxqueues 1")?;
-    ip("link set near-end master bridge up")?;
-    ip("link set far-end master far up")?;
-    // Reports of the members behind it reach the near bridge, whoever is the querier.
-    ip("link set far-end type bridge_slave mcast_router 2")?;
-    for machine in RECEIVERS.iter().chain(&[TCP_SINK]) {
-        ip(&format!("link set {} master far", lab.receivers[*machine].port))?;
-    }
-    let limit_bytes = queue_packets * FRAME_BYTES;
-    let queue = format!("-n {} qdisc add dev near-end root tbf rate {megabits}mbit burst {BURST_BYTES} limit {limit_bytes}", lab.bridge);
-    succeed(Command::new("tc").args(queue.split(' '))).context("making the narrow link (needs the tbf queue of the kernel and tc)")
 }
 
 /// Bytes that the bridge has sent to a machine.
