@@ -8,6 +8,7 @@ pub mod images;
 pub mod impair;
 pub mod lab;
 pub mod limits;
+pub mod path;
 pub mod peers;
 mod plot;
 mod provenance;

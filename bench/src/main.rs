@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, control, filter, images, impair, limits, peers, sharing, sim, swarm};
+use bench::{code, control, filter, images, impair, limits, path, peers, sharing, sim, swarm};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Impair(impair::ImpairArgs),
     /// Measure what this machine, its link and its disk can do at best; `rx` and `tx` measure a real link between two hosts
     Limits(limits::LimitsArgs),
+    /// Show where the time goes in a transfer: what each step costs a packet and a byte, and which is the bottleneck
+    Path(path::PathArgs),
     /// Compare discus with other ways to bring images to machines: udpcast, UFTP, BitTorrent, rsync, nc, HTTP
     Peers(peers::PeersArgs),
     /// Measure how discus shares a narrow link with another session or with TCP
@@ -42,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Command::Images(args) => images::run(&args),
         Command::Impair(args) => impair::run(&args),
         Command::Limits(args) => limits::run(&args),
+        Command::Path(args) => path::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Sharing(args) => sharing::run(&args),
         Command::Sim(args) => sim::run(&args),
