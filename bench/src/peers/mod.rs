@@ -32,7 +32,7 @@ use report::{Comparison, Section};
 use scenario::{Scenario, Want};
 use stage::{Stage, make_images};
 
-/// Bytes of the images that one turn compares the rate with: a transfer at less than 20 Mbit/s hangs.
+/// A transfer that is slower hangs.
 const SLOWEST_BITS_PER_SECOND: u64 = 20_000_000;
 
 /// Arguments of `discus-bench peers`.
@@ -87,12 +87,12 @@ pub fn run(args: &PeersArgs) -> Result<()> {
     let programs = Programs::built()?;
     contestant::install(&args.contestants)?;
     let provenance = Provenance::of_this_run();
-    let mut comparison = Comparison::read(&args.report, &provenance);
+    let name = if args.images.is_empty() { "peers" } else { "peers-images" };
+    let mut comparison = Comparison::read(&args.report, name, &provenance);
     for &scenario in &args.scenario {
         let section = compare(args, &programs, scenario, &provenance).with_context(|| scenario.title())?;
         comparison.put(section);
     }
-    let name = if args.images.is_empty() { "peers" } else { "peers-images" };
     let title = "discus beside other ways to bring images to machines";
     let text = comparison.markdown();
     let plots = vec![(name.to_owned(), comparison.plot().svg())];

@@ -103,8 +103,8 @@ impl Section {
 
 impl Comparison {
     /// What the folder of this machine and day has; nothing when it has none that can be read.
-    pub(super) fn read(args: &ReportArgs, provenance: &Provenance) -> Comparison {
-        let path = args.results.as_ref().map(|results| provenance.folder(results).join("peers.json"));
+    pub(super) fn read(args: &ReportArgs, name: &str, provenance: &Provenance) -> Comparison {
+        let path = args.results.as_ref().map(|results| provenance.folder(results).join(name).with_extension("json"));
         let text = path.and_then(|path| std::fs::read_to_string(path).ok());
         text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
