@@ -31,6 +31,8 @@ struct Statement {
     need: Need,
     /// It is in the chunk's sums if this is the chunk's `sending`: the receiver has passed all that was sent of it.
     sending: u32,
+    /// The chunk's `turn` when it was made.
+    turn: u32,
 }
 
 /// In no chunk's sums.
@@ -51,6 +53,8 @@ struct Demand {
     source_symbols: u16,
     /// Counts how often it was sent. What was said of it before no longer holds: more is on its way.
     sending: u32,
+    /// Counts how often it was sent because its turn had come.
+    turn: u32,
     /// What receivers lack that have passed its last symbol; of stragglers apart. Only while there are such receivers: most chunks
     /// of a pack have none at any time.
     needs: [Option<Box<ChunkNeeds>>; 2],
@@ -86,7 +90,7 @@ pub(super) struct Roster {
 
 impl Roster {
     pub(super) fn new(source_symbols: &[u16]) -> Roster {
-        let demand = |&source_symbols: &u16| Demand { source_symbols, sending: 1, needs: [None, None] };
+        let demand = |&source_symbols: &u16| Demand { source_symbols, sending: 1, turn: 0, needs: [None, None] };
         Roster {
             members: BTreeMap::new(),
             chunks: source_symbols.iter().map(demand).collect(),
@@ -243,14 +247,17 @@ impl Roster {
         let Some(member) = self.members.get_mut(&receiver).filter(|member| member.want.contains(deficit.chunk)) else { return false };
         let demand = &mut self.chunks[deficit.chunk.index()];
         let mut need = Need::checked(deficit, demand.source_symbols);
-        let waited = member.statements.get(&deficit.chunk).is_some_and(|statement| statement.need.waits);
+        // It waits for one turn. What it lacks after that was lost.
+        let waited = member.statements.get(&deficit.chunk).is_some_and(|statement| statement.need.waits && statement.turn == demand.turn);
         need.waits = (waited || in_the_middle) && need.is_beginning();
-        let statement = member.statements.entry(deficit.chunk).or_insert_with(|| Statement { need: need.clone(), sending: NOT_COUNTED });
+        let turn = demand.turn;
+        let statement =
+            member.statements.entry(deficit.chunk).or_insert_with(|| Statement { need: need.clone(), sending: NOT_COUNTED, turn });
         if demand.counts(statement) {
             demand.remove_need(member.straggler, &statement.need);
             demand.add_need(member.straggler, &need);
         }
-        statement.need = need;
+        (statement.need, statement.turn) = (need, turn);
         true
     }
 
@@ -262,7 +269,11 @@ impl Roster {
             return false;
         }
         let demand = &mut self.chunks[chunk.index()];
-        let all = || Statement { need: Need { symbols: demand.source_symbols, missing: Vec::new(), waits: false }, sending: NOT_COUNTED };
+        let all = || Statement {
+            need: Need { symbols: demand.source_symbols, missing: Vec::new(), waits: false },
+            sending: NOT_COUNTED,
+            turn: demand.turn,
+        };
         let statement = member.statements.entry(chunk).or_insert_with(all);
         if !demand.counts(statement) {
             statement.sending = demand.sending;
@@ -271,9 +282,10 @@ impl Roster {
         statement.need.symbols > 0
     }
 
-    /// Symbols of `chunk` go out: what is known of it no longer holds.
-    pub(super) fn send(&mut self, chunk: ChunkId) {
+    /// Symbols of `chunk` go out, because its turn has come or before that: what is known of it no longer holds.
+    pub(super) fn send(&mut self, chunk: ChunkId, in_turn: bool) {
         let demand = &mut self.chunks[chunk.index()];
+        demand.turn = demand.turn.wrapping_add(u32::from(in_turn));
         demand.sending = demand.sending.checked_add(1).unwrap_or(NOT_COUNTED + 1);
         demand.needs = [None, None];
     }
@@ -416,7 +428,7 @@ mod tests {
         let mut roster = roster();
         roster.lack(A, &deficit(2, 2), false);
         roster.count(A, ChunkId(2));
-        roster.send(ChunkId(2));
+        roster.send(ChunkId(2), false);
         assert_eq!(largest(&roster, 2), (0, false));
         roster.lack(B, &deficit(2, 7), false);
         assert_eq!(largest(&roster, 2), (0, false));

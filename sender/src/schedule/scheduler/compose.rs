@@ -259,7 +259,7 @@ impl Scheduler {
         }
         let chunks: Vec<ChunkId> = group.chunks.iter().map(|part| part.chunk).collect();
         let urgent = purpose != Purpose::Later || chunks.iter().any(|&chunk| self.roster.is_lacking_beside_stragglers(chunk));
-        chunks.iter().for_each(|&chunk| self.roster.send(chunk));
+        chunks.iter().for_each(|&chunk| self.roster.send(chunk, purpose != Purpose::Repair));
         let whole = |part: &ChunkSymbols| part.symbols.len() >= usize::from(part.source_symbols);
         let proactive = (purpose == Purpose::Whole && group.chunks.iter().all(whole)).then(|| self.proactive.provision());
         self.streams[stream].send_group(now, line_us, packets, Cargo { chunks, proactive, urgent: urgent.then_some(priority) });

@@ -71,8 +71,11 @@ impl Scheduler {
         passed
     }
 
-    /// Whether `chunk` went out, or was about to, before `receiver` is known to have listened.
+    /// Whether `chunk` went out, or was about to, before `receiver` is known to have listened, and there are others whom that would delay.
     fn was_sent_before_it_listened(&self, receiver: ReceiverId, chunk: ChunkId) -> bool {
+        if self.roster.wanting() <= 1 {
+            return false;
+        }
         match (self.roster.attendance(receiver), self.progress[chunk.index()].sent) {
             (Some(Attendance::Listening { catch_up }), Some(sent)) => {
                 catch_up.as_ref().and_then(|positions| positions.get(sent.stream)).is_some_and(|&end| sent.last < end)
