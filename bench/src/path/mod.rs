@@ -25,7 +25,7 @@ use crate::lab::{Lab, LabOptions, Process, Programs};
 use crate::provenance::{Provenance, install_peers, output_of};
 use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
-use report::{Cost, Figures, ThreadShare};
+use report::{Cost, Figures, Function, ThreadShare};
 use stacks::Sample;
 use stage::{Side, Stage};
 use threads::Threads;
@@ -34,6 +34,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const RUN_LIMIT: Duration = Duration::from_secs(180);
 /// Looks at each processor in a second. Not a divisor of any timer's frequency, so that no periodic work is always or never seen.
 const SAMPLES_PER_SECOND: &str = "499";
+/// Of the innermost functions of all stacks.
+const FUNCTIONS_SHOWN: usize = 20;
 /// How often threads are looked at: what the last look misses of them is shorter.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -129,7 +131,13 @@ pub fn run(args: &PathArgs) -> Result<()> {
         }
     }
     ensure!(!by_stage.is_empty(), "perf saw neither program");
-    let figures = figures(args, &watched, &by_stage);
+    let mut by_function: BTreeMap<(Side, &str, &str), u64> = BTreeMap::new();
+    for (sample, stage) in watched.samples.iter().filter_map(|sample| Some((sample, side_of(sample)?))) {
+        if let Some(innermost) = sample.frames.first() {
+            *by_function.entry((stage.side, stage.name, &innermost.symbol)).or_default() += sample.period_ns;
+        }
+    }
+    let figures = figures(args, &watched, &by_stage, dearest(by_function));
     let text = figures.markdown();
     let roots = watched.samples.iter().filter_map(|sample| {
         let stage = side_of(sample)?;
@@ -226,7 +234,17 @@ fn backlogs(status: &str) -> Vec<u64> {
     values.filter_map(|digits| digits.parse().ok()).collect()
 }
 
-fn figures(args: &PathArgs, watched: &Watched, by_stage: &BTreeMap<Stage, u64>) -> Figures {
+/// The functions that the processor spent most in.
+fn dearest(by_function: BTreeMap<(Side, &str, &str), u64>) -> Vec<Function> {
+    let function =
+        |((side, step, name), cpu_ns): ((Side, &str, &str), u64)| Function { side, step: step.to_owned(), name: name.to_owned(), cpu_ns };
+    let mut functions: Vec<Function> = by_function.into_iter().map(function).collect();
+    functions.sort_by_key(|function| std::cmp::Reverse(function.cpu_ns));
+    functions.truncate(FUNCTIONS_SHOWN);
+    functions
+}
+
+fn figures(args: &PathArgs, watched: &Watched, by_stage: &BTreeMap<Stage, u64>, functions: Vec<Function>) -> Figures {
     let Watched { served, received, .. } = watched;
     let costs = by_stage.iter().map(|(&stage, &cpu_ns)| Cost { stage, cpu_ns }).collect();
     let sides = [Side::Sender, Side::Receiver].into_iter().zip(&watched.threads);
@@ -244,6 +262,7 @@ fn figures(args: &PathArgs, watched: &Watched, by_stage: &BTreeMap<Stage, u64>) 
         backlog_permille: watched.backlog_permille.clone(),
         counters: watched.counters.clone(),
         costs,
+        functions,
         threads,
     }
 }

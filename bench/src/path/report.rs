@@ -20,6 +20,8 @@ pub(super) struct Figures {
     pub(super) backlog_permille: Vec<u64>,
     pub(super) counters: String,
     pub(super) costs: Vec<Cost>,
+    /// The dearest first.
+    pub(super) functions: Vec<Function>,
     pub(super) threads: Vec<ThreadShare>,
 }
 
@@ -28,6 +30,15 @@ pub(super) struct Figures {
 pub(super) struct Cost {
     #[serde(flatten)]
     pub(super) stage: Stage,
+    pub(super) cpu_ns: u64,
+}
+
+/// Processor time of one function, without those that it calls.
+#[derive(Debug, Serialize)]
+pub(super) struct Function {
+    pub(super) side: Side,
+    pub(super) step: String,
+    pub(super) name: String,
     pub(super) cpu_ns: u64,
 }
 
@@ -98,6 +109,11 @@ impl Figures {
             }
         }
         text += &self.conclusions();
+        text += "\n| side | step | function, without those that it calls | ns per packet |\n| --- | --- | --- | --- |\n";
+        for Function { side, step, name, cpu_ns } in &self.functions {
+            let per_packet = *cpu_ns as f64 / self.packets.max(1) as f64;
+            text += &format!("| {} | {step} | `{name}` | {per_packet:.0} |\n", side.name());
+        }
         text
     }
 
@@ -165,6 +181,7 @@ mod tests {
             backlog_permille: vec![10, 30],
             counters: String::new(),
             costs: vec![Cost { stage, cpu_ns: 500_000_000 }],
+            functions: vec![Function { side: Side::Receiver, step: "x".to_owned(), name: "crc32fast".to_owned(), cpu_ns: 500_000_000 }],
             threads: vec![
                 ThreadShare { side: Side::Sender, spent: spent("a", 100_000_000) },
                 ThreadShare { side: Side::Receiver, spent: spent("b", 900_000_000) },
@@ -173,6 +190,7 @@ mod tests {
         let text = figures.markdown();
         assert!(text.contains("| receiver | intake: CRC-32 | 1000000 | 500000 | 50.0 % |"), "{text}");
         assert!(text.contains("| receiver | b | 90.0 % | 0.0 % | 10.0 % |") && text.contains("thread `b`"), "{text}");
+        assert!(text.contains("| receiver | x | `crc32fast` | 1000000 |"), "{text}");
         assert!(text.contains("2.0 % of its memory on average, 3.0 % at most"), "{text}");
     }
 }

@@ -79,7 +79,7 @@ pub(super) fn of(sample: &Sample, side: Side) -> Stage {
                 stage(side, 5, "hash: BLAKE3 of each chunk")
             } else if leaf_has(&["zstd", "huf_", "fse_", "lz4"]) {
                 stage(side, 6, "decompress")
-            } else if thread.starts_with("discus-receive") {
+            } else if thread.starts_with("intake") || thread.starts_with("discus-receive") {
                 stage(side, 2, "intake: rings, assembler, reports")
             } else {
                 stage(side, 9, "writer and control, other")
@@ -125,7 +125,7 @@ mod tests {
         let name = |thread: &str, symbol: &str, side| of(&sample(thread, &[(symbol, false)]), side).name;
         assert_eq!(name("writer", "blake3_hash_many_avx512", Side::Receiver), "hash: BLAKE3 of each chunk");
         assert_eq!(name("discus-receive", "crc32fast::specialized::calculate", Side::Receiver), "intake: CRC-32");
-        assert_eq!(name("discus-receive", "receiver::assemble::packet", Side::Receiver), "intake: rings, assembler, reports");
+        assert_eq!(name("intake", "receiver::assemble::packet", Side::Receiver), "intake: rings, assembler, reports");
         assert_eq!(name("discus-transmit", "__memmove_avx_unaligned_erms", Side::Sender), "build frames: copy");
     }
 }
