@@ -11,7 +11,7 @@
 //! | [`resume`] | what a target holds already does not cross the wire |
 //! | [`slow_disk`] | a device that the kernel throttles is never sent more than it takes |
 //! | [`streams`] | slow machines get parallel streams, or are parted with |
-//! | [`sharing`] | a narrow link is shared with another session |
+//! | [`sharing`] | a narrow link is shared with another session, and with TCP |
 //! | [`targets`] | block devices, old data, protection of what must not be overwritten |
 //!
 //! Run one with `cargo test -p discus-bench --test delivery -- NAME`. Each test makes its own namespaces and scratch directory and
@@ -72,6 +72,7 @@ const TESTS: &[(&str, Test)] = &[
     ("an_upgraded_image_costs_its_difference", resume::an_upgraded_image_costs_its_difference),
     ("a_killed_receiver_goes_on_where_it_was", resume::a_killed_receiver_goes_on_where_it_was),
     ("two_sessions_share_a_link_that_is_too_narrow", sharing::two_sessions_share_a_link_that_is_too_narrow),
+    ("tcp_and_a_session_that_was_there_first_share_a_narrow_link", sharing::tcp_and_a_session_that_was_there_first_share_a_narrow_link),
     ("targets_that_must_not_be_overwritten_are_refused", targets::targets_that_must_not_be_overwritten_are_refused),
 ];
 

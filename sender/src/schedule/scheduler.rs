@@ -226,6 +226,7 @@ impl Scheduler {
     fn join(&mut self, now: Micros, receiver: ReceiverId, want: &[ChunkRange]) {
         self.leave(receiver);
         self.roster.join(receiver, want);
+        self.rate.expect(receiver);
         self.sort_queues();
         self.greeting_new.push(receiver);
         self.queue_never_sent(receiver);

@@ -32,6 +32,8 @@ pub(super) struct Session {
     index: usize,
     control: RateControl,
     group_left: u64,
+    /// The group has gone, its sync is next: a batch of its own.
+    sync_due: bool,
     /// On the way, since the last sync that got through.
     under_way: Tally,
     last_lost: bool,
@@ -45,10 +47,13 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(index: usize, cap_bits_per_second: u64) -> Session {
+        let mut control = RateControl::new(cap_bits_per_second, 10_000_000);
+        control.expect(ReceiverId(0));
         Session {
             index,
-            control: RateControl::new(cap_bits_per_second, 10_000_000),
+            control,
             group_left: GROUP_PACKETS,
+            sync_due: false,
             under_way: Tally::default(),
             last_lost: false,
             known: Tally::default(),
@@ -90,27 +95,29 @@ impl Session {
 
     fn send(&mut self, network: &mut Network) -> u64 {
         let rate = self.control.bits_per_second();
-        let batch = (rate * BATCH_US / 1_000_000 / PACKET_BITS).clamp(1, BATCH_PACKETS_MAX);
+        let most = (rate * BATCH_US / 1_000_000 / PACKET_BITS).clamp(1, BATCH_PACKETS_MAX);
+        let batch = if self.sync_due { 1 } else { most.min(self.group_left) };
         let mut passed = 0;
         for _ in 0..batch {
             let passes_ns = network.carry();
             self.under_way.sent += 1;
+            self.under_way.seen += u64::from(passes_ns.is_some());
             self.under_way.runs += u64::from(passes_ns.is_none() && !self.last_lost);
             self.last_lost = passes_ns.is_none();
             passed += u64::from(passes_ns.is_some());
-            self.group_left -= 1;
-            self.under_way.seen += u64::from(passes_ns.is_some());
-            if self.group_left > 0 {
-                continue;
-            }
-            self.group_left = (rate / 10 / PACKET_BITS).clamp(GROUP_PACKETS_MIN, GROUP_PACKETS);
-            self.control.tick(Micros(network.now_ns / 1_000), REPORT_INTERVAL_NS / 1_000);
-            if let Some(passes_ns) = passes_ns {
+            if let Some(passes_ns) = passes_ns.filter(|_| self.sync_due) {
                 let Tally { sent, seen, runs } = std::mem::take(&mut self.under_way);
                 let event = Event::Syncs { sent: sent as u32, seen: seen as u32, runs: runs as u32 };
                 network.at(passes_ns + network.round_trip_ns / 2, self.index, event);
             }
         }
+        if self.sync_due {
+            self.group_left = (rate / 10 / PACKET_BITS).clamp(GROUP_PACKETS_MIN, GROUP_PACKETS);
+            self.control.tick(Micros(network.now_ns / 1_000), REPORT_INTERVAL_NS / 1_000);
+        } else {
+            self.group_left -= batch;
+        }
+        self.sync_due = !self.sync_due && self.group_left == 0;
         // A timer wakes a thread late by chance, and the next batch is the sooner for it: no two senders stay in step.
         self.due_ns = self.due_ns.max(network.now_ns.saturating_sub(BATCH_US * 1_000)) + batch * PACKET_BITS * 1_000_000_000 / rate;
         let late_ns = network.random.below(WAKES_LATE_NS);

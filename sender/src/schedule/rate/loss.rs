@@ -8,6 +8,8 @@ pub(super) const SAMPLE_PACKETS_MIN: f64 = 200.0;
 const PACKETS_MAX: i64 = 1 << 40;
 /// Loss is compared with a quarter more than the ground loss: the ground is a measurement, and off by some percent.
 const GROUND_MARGIN: f64 = 1.25;
+/// … and so many standard deviations of that measurement: where losses come in runs of 32 packets it is off by a quarter and more.
+const GROUND_DOUBT_DEVIATIONS: f64 = 1.5;
 /// Packets a window that are nobody's sign: one in two windows is 1 in 8,000 at 1 Gbit/s.
 const STRAY_PACKETS: f64 = 0.5;
 /// Surplus that makes alarm: so many packets, and so many standard deviations of what the ground loss lets expect. Four, because the surplus is
@@ -18,6 +20,14 @@ const ALARM_DEVIATIONS: f64 = 4.0;
 const RECENT_KEPT: f64 = 0.75;
 /// Of what was measured after earlier decreases so much counts with the last one.
 const AFTER_KEPT: f64 = 0.5;
+/// From here on loss is measured so well that even a little less of it after a decrease is no chance, …
+const LARGE_LOSS: f64 = 0.1;
+/// … unless so much of it is left. What is measured before a decrease can be too little, because a queue was filled meanwhile.
+const LARGE_LOSS_KEPT: f64 = 0.85;
+/// A cable that loses more is not put up with.
+const GROUND_MAX: f64 = 0.3;
+/// It is clearly less when so much of it is left.
+const RELIEF: f64 = 0.6;
 /// What a receiver is ahead of its position is forgotten by this part a window: in 3 s.
 const AHEAD_FORGOTTEN: i64 = 64;
 
@@ -64,16 +74,36 @@ pub(super) enum Effect {
     None,
     /// It loses clearly less.
     Relief,
-    /// It loses more, or as much arrives as before: the rate is still far above what the way carries.
+    /// It loses more, or still much and yet less than before: the rate is still far above what the way carries.
     TooLittle,
 }
 
-/// What was measured before a decrease.
-#[derive(Clone, Copy, Debug)]
-struct Before {
-    loss: f64,
-    deviation: f64,
-    arrives_bits_per_second: f64,
+/// Losses before a decrease and after it, of one receiver or of several together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Comparison {
+    before: Counts,
+    after: Counts,
+    /// What the ground losses let expect of each.
+    expected_before: f64,
+    expected_after: f64,
+}
+
+impl Comparison {
+    pub(super) fn plus(self, more: Comparison) -> Comparison {
+        Comparison {
+            before: self.before.plus(more.before),
+            after: self.after.plus(more.after),
+            expected_before: self.expected_before + more.expected_before,
+            expected_after: self.expected_after + more.expected_after,
+        }
+    }
+
+    /// Whether clearly less is lost after the decrease, by so many standard deviations.
+    pub(super) fn is_relief(&self, deviations: f64) -> bool {
+        let excess = |counts: Counts, expected: f64| (counts.lost - expected) / counts.sent.max(1.0);
+        let certain = self.before.loss() - self.after.loss() > deviations * self.before.deviation().hypot(self.after.deviation());
+        certain && excess(self.after, self.expected_after) < RELIEF * excess(self.before, self.expected_before)
+    }
 }
 
 /// One receiver's losses.
@@ -93,7 +123,7 @@ pub(super) struct Losses {
     /// Packets lost beyond what the ground loss lets expect, summed up, never below 0.
     surplus: f64,
     alarmed: bool,
-    before: Option<Before>,
+    before: Option<Counts>,
 }
 
 impl Losses {
@@ -120,9 +150,10 @@ impl Losses {
         let window = std::mem::take(&mut self.window);
         self.recent = self.recent.kept(RECENT_KEPT).plus(window);
         let expected = self.ground * window.sent;
+        let bearable = (GROUND_MARGIN * self.ground + GROUND_DOUBT_DEVIATIONS * self.after.deviation()) * window.sent;
         let deviation = (expected * self.recent.run()).sqrt();
         let limit = ALARM_PACKETS + ALARM_DEVIATIONS * deviation;
-        let surplus = self.surplus + window.lost - GROUND_MARGIN * expected - STRAY_PACKETS;
+        let surplus = self.surplus + window.lost - bearable - STRAY_PACKETS;
         // Bounded, so that an alarm ends soon after its cause.
         self.surplus = surplus.clamp(0.0, 2.0 * limit);
         if window.lost + ALARM_DEVIATIONS * deviation < expected {
@@ -138,11 +169,9 @@ impl Losses {
         (self.recent.loss() - self.ground).max(0.0)
     }
 
-    /// The rate will be lowered from `bits_per_second`: keeps what is to be compared, when this receiver is a reason for it.
-    pub(super) fn before_decrease(&mut self, bits_per_second: f64) {
-        let loss = self.recent.loss();
-        let deviation = self.recent.deviation();
-        self.before = self.alarmed.then_some(Before { loss, deviation, arrives_bits_per_second: bits_per_second * (1.0 - loss) });
+    /// The rate will be lowered: keeps what is to be compared.
+    pub(super) fn before_decrease(&mut self) {
+        self.before = Some(self.recent);
     }
 
     /// What comes from now on was sent at the lower rate.
@@ -153,28 +182,32 @@ impl Losses {
     /// Adds the window to the test; whether that is long enough for this receiver: ten losses that could be expected.
     pub(super) fn test(&mut self) -> bool {
         self.test = self.test.plus(std::mem::take(&mut self.window));
-        self.before.is_none_or(|before| self.test.is_enough() && self.test.sent * before.loss >= 10.0 * self.test.run())
+        self.before
+            .filter(|_| self.alarmed)
+            .is_none_or(|before| self.test.is_enough() && self.test.sent * before.loss() >= 10.0 * self.test.run())
     }
 
-    /// What the decrease to `bits_per_second`, `factor` of the rate before, has done; `None` when this receiver was no reason for it or says nothing.
-    pub(super) fn effect(&mut self, bits_per_second: f64, factor: f64) -> Option<Effect> {
+    /// What the decrease has done, judged by so many standard deviations; `None` when the receiver says nothing. Who made no alarm sees no effect,
+    /// but learns its ground loss.
+    pub(super) fn effect(&mut self, deviations: f64) -> Option<(Effect, Comparison)> {
         let before = self.before.take()?;
+        let was_alarmed = self.alarmed;
         (self.surplus, self.alarmed, self.recent) = (0.0, false, self.test);
         if !self.test.is_enough() {
             return None;
         }
-        let loss = self.test.loss();
-        let arrives = bits_per_second * (1.0 - loss) / before.arrives_bits_per_second.max(1.0);
-        // Loss of a tenth tells the two cases apart: what arrives falls with the rate, or it does not.
-        let still_full = loss > 0.1 && arrives > (1.0 + factor) / 2.0;
-        if still_full || loss > 1.5 * before.loss + 0.01 {
-            return Some(Effect::TooLittle);
+        let (expected_before, expected_after) = (self.ground * before.sent, self.ground * self.test.sent);
+        let comparison = Comparison { before, after: self.test, expected_before, expected_after };
+        let (loss_before, loss) = (before.loss(), self.test.loss());
+        let is_more = loss > 1.5 * loss_before + 0.01;
+        // Whoever loses as much at a lower rate has a bad cable; whoever loses less, if only a little, has a narrow link.
+        let is_narrow = loss > LARGE_LOSS && (loss > GROUND_MAX || loss - self.ground < LARGE_LOSS_KEPT * (loss_before - self.ground));
+        if was_alarmed && (is_more || is_narrow) {
+            return Some((Effect::TooLittle, comparison));
         }
-        let (excess_before, excess) = (before.loss - self.ground, loss - self.ground);
-        let certain = before.loss - loss > before.deviation.hypot(self.test.deviation());
         self.after = self.after.kept(AFTER_KEPT).plus(self.test);
         self.ground = self.after.loss();
-        Some(if certain && excess < 0.6 * excess_before { Effect::Relief } else { Effect::None })
+        Some((if was_alarmed && comparison.is_relief(deviations) { Effect::Relief } else { Effect::None }, comparison))
     }
 
     /// The decrease was too small for this one, or for others: what it shows now is what the next one is compared with.

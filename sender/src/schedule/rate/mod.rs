@@ -15,6 +15,9 @@
 //! **Climbing** is by as much a second for everybody, whatever the rate, so that sessions that share a link draw level: decreases take more from the
 //! larger one. The longer nothing is lost, the larger the steps become, so that 10 Gbit/s are reached again in seconds. Until the first decrease the rate grows by half a window.
 //!
+//! **Silence.** When nobody has said for long how much has come, as when a full queue drops every sync, the rate is halved (as in RFC 5348, 4.4), and again. Once
+//! somebody is heard it grows as it did at the start.
+//!
 //! **Backlog.** The rate follows how full receivers' memories are and soon will be (`backlog`), so that it settles at what the slowest disk takes.
 //!
 //! One in ten of ten or more receivers may say what it likes without being heeded, unless the operator wants everybody waited for.
@@ -24,7 +27,7 @@ mod loss;
 
 use super::ReceiverId;
 use backlog::Backlog;
-use loss::{Effect, Losses};
+use loss::{Comparison, Effect, Losses};
 use std::collections::BTreeMap;
 use wire::Micros;
 use wire::report::Report;
@@ -45,6 +48,10 @@ const SETTLE_BITS: u64 = 1_000 * 12_000;
 /// A test lasts as long as is needed for a judgement, within these limits.
 const TEST_US_MIN: u64 = 100_000;
 const TEST_US_MAX: u64 = 300_000;
+/// Silence is twice the time that a group and its reports take, at least this.
+const SILENCE_US_MIN: u64 = 300_000;
+/// What silence leaves of the rate.
+const SILENCE_FACTOR: f64 = 0.5;
 /// What the rate grows by in a window after a decrease: 100 Mbit/s a second …
 const STEP_BITS_PER_SECOND: f64 = 5e6;
 /// … and as much more after every so many windows without a decrease: after t seconds it has grown by 100 (t + t^2) Mbit/s, so that 10 Gbit/s are
@@ -52,8 +59,9 @@ const STEP_BITS_PER_SECOND: f64 = 5e6;
 const STEP_GROWS_WINDOWS: f64 = 10.0;
 /// Steps are never above the larger of the plain one and this part of the rate, …
 const STEP_PART: f64 = 1.0 / 16.0;
-/// … nor above this part of it at any time: at 10 Mbit/s the plain step would be the rate.
-const STEP_PART_MAX: f64 = 1.0 / 8.0;
+/// Less is lost when the difference is so many standard deviations: of all together; of one among several who made alarm.
+const ALL_DEVIATIONS: f64 = 1.0;
+const ONE_OF_MANY_DEVIATIONS: f64 = 2.0;
 /// One in this many receivers may be left out of account.
 const STRAGGLER_SHARE: usize = 10;
 
@@ -87,8 +95,6 @@ struct Before {
     ramping: bool,
     quiet_windows: f64,
     limit: Limit,
-    /// What the last decrease left of the rate.
-    factor: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,6 +102,8 @@ struct Figures {
     losses: Losses,
     backlog: Backlog,
     fresh: bool,
+    /// A fresh report said what was sent and seen.
+    counted: bool,
 }
 
 /// The rate of a stream, or of all streams that share a way to their receivers. See the module's text.
@@ -106,6 +114,8 @@ pub struct RateControl {
     rate: f64,
     leaves_out_stragglers: bool,
     decided_at: Micros,
+    /// When somebody last said what was sent and seen, or silence last had its effect.
+    heard_at: Option<Micros>,
     figures: BTreeMap<ReceiverId, Figures>,
     phase: Phase,
     /// No setback yet.
@@ -123,6 +133,7 @@ impl RateControl {
             rate: START_BITS_PER_SECOND as f64,
             leaves_out_stragglers: true,
             decided_at: Micros(0),
+            heard_at: None,
             figures: BTreeMap::new(),
             phase: Phase::Climbing,
             ramping: true,
@@ -155,12 +166,18 @@ impl RateControl {
         self.rate as u64
     }
 
+    /// The receiver is there from now on, and will report.
+    pub fn expect(&mut self, receiver: ReceiverId) {
+        self.figures.entry(receiver).or_default();
+    }
+
     /// Takes the figures of a report.
     pub fn note(&mut self, receiver: ReceiverId, report: &Report) {
         let figures = self.figures.entry(receiver).or_default();
         figures.losses.note(report);
         figures.backlog.note(report.backlog_permille);
         figures.fresh = true;
+        figures.counted |= report.packets_sent > 0;
     }
 
     /// The receiver is gone.
@@ -175,6 +192,19 @@ impl RateControl {
             return;
         }
         self.decided_at = now;
+        if self.figures.values().any(|figures| figures.counted) {
+            self.heard_at = Some(now);
+        }
+        if self.figures.is_empty() {
+            self.heard_at = None;
+            return;
+        }
+        if now.since(*self.heard_at.get_or_insert(now)) >= self.silence_us(report_interval_us) {
+            self.heard_at = Some(now);
+            (self.ramping, self.phase, self.quiet_windows) = (true, Phase::Climbing, 0.0);
+            self.set(self.rate * SILENCE_FACTOR);
+            return;
+        }
         if !self.figures.values().any(|figures| figures.fresh) {
             return;
         }
@@ -183,7 +213,7 @@ impl RateControl {
         self.figures.values_mut().filter(|figures| figures.fresh).for_each(|figures| figures.backlog.tick(elapsed_s));
         let backlog = self.backlog_factor(elapsed_s);
         let grown = self.follow_loss(now, report_interval_us);
-        self.figures.values_mut().for_each(|figures| figures.fresh = false);
+        self.figures.values_mut().for_each(|figures| (figures.fresh, figures.counted) = (false, false));
         let wished = match backlog {
             Some(factor) if factor < 1.0 => {
                 // What the loss does now is no answer to what was tested.
@@ -197,6 +227,15 @@ impl RateControl {
             None => grown,
         };
         self.set(wished.unwrap_or(self.rate));
+    }
+
+    /// What a group takes at most.
+    fn group_us(&self) -> u64 {
+        SETTLE_US.max(SETTLE_BITS * 1_000_000 / self.bits_per_second().max(1))
+    }
+
+    fn silence_us(&self, report_interval_us: u64) -> u64 {
+        SILENCE_US_MIN.max(self.group_us().saturating_add(report_interval_us).saturating_mul(2))
     }
 
     fn is_climbing_to_disk(&self) -> bool {
@@ -246,19 +285,14 @@ impl RateControl {
     }
 
     fn climb(&mut self, now: Micros, report_interval_us: u64) -> Option<f64> {
-        let (mut judged, mut alarmed) = (0, 0);
-        for figures in self.figures.values_mut().filter(|figures| figures.fresh) {
-            if let Some(alarm) = figures.losses.judge() {
-                judged += 1;
-                alarmed += usize::from(alarm);
-            }
-        }
+        let judged = self.figures.values_mut().filter(|figures| figures.fresh).filter_map(|figures| figures.losses.judge()).count();
         if judged == 0 {
             return None;
         }
-        if alarmed > self.left_out(judged) {
-            let before =
-                Before { rate: self.rate, ramping: self.ramping, quiet_windows: self.quiet_windows, limit: self.limit, factor: 1.0 };
+        // Of many only some report in each window: the others stand where they last stood.
+        let alarmed = self.figures.values().filter(|figures| figures.losses.is_alarmed()).count();
+        if alarmed > self.left_out(self.figures.len()) {
+            let before = Before { rate: self.rate, ramping: self.ramping, quiet_windows: self.quiet_windows, limit: self.limit };
             let alarmed = self.figures.values().filter(|figures| figures.losses.is_alarmed());
             let excess = self.worst(alarmed.map(|figures| figures.losses.excess())).unwrap_or(0.0);
             self.decrease(now, report_interval_us, before, excess);
@@ -268,36 +302,38 @@ impl RateControl {
         if self.ramping {
             return Some(self.rate * 1.5);
         }
-        let step = STEP_BITS_PER_SECOND * (1.0 + self.quiet_windows / STEP_GROWS_WINDOWS);
-        let limit = (self.rate * STEP_PART).max(STEP_BITS_PER_SECOND.min(self.rate * STEP_PART_MAX));
-        Some(self.rate + step.min(limit))
+        let plain = STEP_BITS_PER_SECOND * (self.rate / START_BITS_PER_SECOND as f64).sqrt();
+        let step = plain * (1.0 + self.quiet_windows / STEP_GROWS_WINDOWS);
+        Some(self.rate + step.min(self.rate * STEP_PART))
     }
 
     fn decrease(&mut self, now: Micros, report_interval_us: u64, before: Before, excess: f64) {
-        let rate = self.rate;
-        self.figures.values_mut().for_each(|figures| figures.losses.before_decrease(rate));
+        self.figures.values_mut().for_each(|figures| figures.losses.before_decrease());
         let factor = ((1.0 - excess) * DECREASE).max(DECREASE_MIN);
         (self.ramping, self.quiet_windows, self.limit) = (false, 0.0, Limit::Network);
-        self.set(rate * factor);
-        let settle_us =
-            SETTLE_US.max(SETTLE_BITS * 1_000_000 / self.bits_per_second().max(1)).max(report_interval_us + report_interval_us / 4);
-        self.phase = Phase::Settling { until: now.after(settle_us), before: Before { factor: self.rate / rate, ..before } };
+        self.set(self.rate * factor);
+        let settle_us = self.group_us().max(report_interval_us + report_interval_us / 4);
+        self.phase = Phase::Settling { until: now.after(settle_us), before };
     }
 
     /// Ends a test.
     fn conclude(&mut self, now: Micros, report_interval_us: u64, before: Before) -> Option<f64> {
         self.phase = Phase::Climbing;
-        let rate = self.rate;
-        let effects: Vec<Effect> = self.figures.values_mut().filter_map(|figures| figures.losses.effect(rate, before.factor)).collect();
-        let count = |effect: Effect| effects.iter().filter(|&&one| one == effect).count();
+        // Of many who lose in long runs, those make alarm who have just lost much, and then lose less by chance; all together do not.
+        let alarmed = self.figures.values().filter(|figures| figures.losses.is_alarmed()).count();
+        let deviations = if alarmed > 1 { ONE_OF_MANY_DEVIATIONS } else { ALL_DEVIATIONS };
+        let effects: Vec<_> = self.figures.values_mut().filter_map(|figures| figures.losses.effect(deviations)).collect();
+        let count = |effect: Effect| effects.iter().filter(|(one, _)| *one == effect).count();
         let left_out = self.left_out(effects.len());
+        let all = effects.iter().fold(Comparison::default(), |sum, (_, comparison)| sum.plus(*comparison));
         if count(Effect::TooLittle) > left_out && self.rate > self.floor {
             let excess = self.worst(self.figures.values().map(|figures| figures.losses.excess())).unwrap_or(0.0);
             self.figures.values_mut().for_each(|figures| figures.losses.alarm_again());
             self.decrease(now, report_interval_us, before, excess);
             return None;
         }
-        if effects.is_empty() || count(Effect::Relief) + count(Effect::TooLittle) > left_out {
+        let is_relief = all.is_relief(ALL_DEVIATIONS) || count(Effect::Relief) + count(Effect::TooLittle) > left_out;
+        if effects.is_empty() || is_relief {
             return None;
         }
         (self.ramping, self.quiet_windows, self.limit) = (before.ramping, before.quiet_windows, before.limit);

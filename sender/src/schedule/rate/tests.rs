@@ -170,3 +170,53 @@ fn figures_that_cannot_be_do_no_harm() {
     }
     assert_eq!(control.bits_per_second(), 1);
 }
+
+#[test]
+fn silence_halves_the_rate_and_a_word_lets_it_grow() {
+    let mut run = Run::new(GBIT);
+    let listener = ReceiverId(0);
+    let silent = |run: &mut Run, windows: usize| {
+        for _ in 0..windows {
+            run.now = run.now.after(WINDOW_US);
+            run.control.tick(run.now, 10_000);
+        }
+        run.control.bits_per_second()
+    };
+    assert_eq!(silent(&mut run, 100), GBIT, "nobody is there to say anything");
+    run.control.expect(listener);
+    assert_eq!(silent(&mut run, 5), GBIT, "it has not had the time");
+    assert_eq!(silent(&mut run, 2), GBIT / 2);
+    assert_eq!(silent(&mut run, 6), GBIT / 4);
+    // That it has something else to say is no news of the stream.
+    run.control.note(listener, &Report { backlog_permille: 10, ..Report::default() });
+    assert_eq!(silent(&mut run, 6), GBIT / 8);
+    assert_eq!(silent(&mut run, 100), GBIT / 100, "the floor");
+    assert_eq!(run.windows(12, &[0]), GBIT);
+}
+
+#[test]
+fn a_narrow_link_whose_queue_hid_some_loss_is_no_bad_cable() {
+    let mut run = Run::new(10 * GBIT);
+    // 600 of 1,000 seem lost because the queue was filled, then 400 at half the rate: 300 Mbit/s.
+    run.window(&[600], 0);
+    run.windows(8, &[400]);
+    assert!(run.control.bits_per_second() < GBIT / 2, "{}", run.control.bits_per_second());
+}
+
+#[test]
+fn bursts_that_strike_some_of_many_by_chance_are_no_congestion() {
+    let mut run = Run::new(GBIT);
+    // Each of 40 receivers loses 100 of 10,000 packets every fourth window, in one run.
+    for window in 0..400_u64 {
+        for receiver in 0..40 {
+            let lost = if (receiver * 7 + window) % 4 == 0 { 100 } else { 0 };
+            let runs = u64::from(lost > 0);
+            let report = Report { packets_sent: 10_000, packets_seen: 10_000 - lost, loss_runs: runs, ..Report::default() };
+            run.control.note(ReceiverId(receiver), &report);
+        }
+        run.now = run.now.after(WINDOW_US);
+        run.control.tick(run.now, 10_000);
+        assert!(run.control.bits_per_second() > GBIT / 2, "window {window}");
+    }
+    assert_eq!(run.control.bits_per_second(), GBIT);
+}
