@@ -6,8 +6,8 @@
 
 /// Of memory, this much may wait for the disk; the rest is for chunks in assembly.
 const TARGET: f64 = 0.5;
-/// Below this the disk keeps up.
-const IDLE: f64 = 0.05;
+/// Below this the disk keeps up: a group of 16 chunks that is complete at once is a twelfth of 48 MiB.
+const IDLE: f64 = 0.1;
 /// From here on the brake is pulled even while it fills slowly …
 const HIGH: f64 = 0.8;
 /// … unless it has emptied by this much of late.

@@ -216,8 +216,7 @@ impl RateControl {
         self.figures.values_mut().for_each(|figures| (figures.fresh, figures.counted) = (false, false));
         let wished = match backlog {
             Some(factor) if factor < 1.0 => {
-                // What the loss does now is no answer to what was tested.
-                (self.ramping, self.phase, self.quiet_windows, self.limit) = (false, Phase::Climbing, 0.0, Limit::Disk);
+                self.give_way_to_disk(factor);
                 Some(self.rate * factor)
             }
             // With nobody to share the disk with, the rate climbs as fast as the memory allows; with nothing in it, it doubles in 0.6 s.
@@ -227,6 +226,19 @@ impl RateControl {
             None => grown,
         };
         self.set(wished.unwrap_or(self.rate));
+    }
+
+    /// The rate is about to be lowered to `factor` of it. A test goes on, and what it would restore is lowered too: were it broken off, receivers that lose
+    /// some at any rate would make alarm again and again while the disk is busy, and each time a quarter of the rate would be gone for good.
+    fn give_way_to_disk(&mut self, factor: f64) {
+        (self.ramping, self.quiet_windows) = (false, 0.0);
+        match &mut self.phase {
+            Phase::Climbing => self.limit = Limit::Disk,
+            Phase::Settling { before, .. } | Phase::Testing { before, .. } => {
+                before.rate *= factor;
+                (before.ramping, before.quiet_windows, before.limit) = (false, 0.0, Limit::Disk);
+            }
+        }
     }
 
     /// What a group takes at most.

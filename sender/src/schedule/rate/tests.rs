@@ -220,3 +220,15 @@ fn bursts_that_strike_some_of_many_by_chance_are_no_congestion() {
     }
     assert_eq!(run.control.bits_per_second(), GBIT);
 }
+
+#[test]
+fn a_busy_disk_does_not_break_off_what_tells_a_bad_cable() {
+    let mut run = Run::new(GBIT);
+    // Several receivers come one after the other, each with a bad cable, while memories are filled and emptied by whole groups.
+    for joined in 1..=8 {
+        for window in 0..12 {
+            run.window(&vec![10; joined], if window % 2 == 0 { 150 } else { 20 });
+        }
+    }
+    assert!(run.control.bits_per_second() > GBIT / 4, "{}", run.control.bits_per_second());
+}
