@@ -45,8 +45,8 @@ pub(super) struct Collector {
     given_up: u64,
     /// Whether a symbol was stored yet.
     has_data: bool,
-    /// A sync came since this was last asked.
-    synced: bool,
+    /// `fetched` when the last sync came, if one came since this was last asked.
+    synced_at: Option<u64>,
 }
 
 impl Collector {
@@ -72,7 +72,7 @@ impl Collector {
             damaged: 0,
             given_up: 0,
             has_data: false,
-            synced: false,
+            synced_at: None,
         }
     }
 
@@ -87,7 +87,7 @@ impl Collector {
         match header.kind {
             Kind::Symbol => self.symbol(&header, symbol),
             Kind::Sync => {
-                self.synced = true;
+                self.synced_at = Some(self.fetched);
                 self.assembler.on_sync(&header);
             }
         }
@@ -203,14 +203,9 @@ impl Collector {
         self.buffer_count.saturating_sub(self.pool.available() + self.in_assembly)
     }
 
-    /// Packets of this session that got through the filter and were fetched.
-    pub(super) fn fetched(&self) -> u64 {
-        self.fetched
-    }
-
-    /// Whether a sync came since this was last called.
-    pub(super) fn take_synced(&mut self) -> bool {
-        std::mem::take(&mut self.synced)
+    /// Packets of this session that got through the filter and were fetched up to the last sync, if one came since this was last called.
+    pub(super) fn take_synced(&mut self) -> Option<u64> {
+        self.synced_at.take()
     }
 
     pub(super) fn has_data(&self) -> bool {
@@ -221,5 +216,40 @@ impl Collector {
     pub(super) fn publish(&self, progress: &Progress) {
         progress.packets_damaged.store(self.damaged, Ordering::Relaxed);
         progress.chunks_given_up.store(self.given_up, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assemble::AssembleConfig;
+    use wire::packet::HEADER_BYTES;
+    use wire::{Sequence, StreamId, SymbolIndex};
+
+    const PARAMETERS: SessionParameters =
+        SessionParameters { session: SessionId(7), symbol_bytes: 64, chunk_count: 1, chunk_bytes_max: 640 };
+
+    fn packet(header: Header, symbol: &[u8]) -> Vec<u8> {
+        let mut start = [0; HEADER_BYTES];
+        header.write(&mut start, symbol);
+        [&start, symbol].concat()
+    }
+
+    #[test]
+    fn what_follows_a_sync_in_the_same_batch_is_not_counted_with_what_went_before() {
+        let config = AssembleConfig { parameters: PARAMETERS, chunks: vec![(ChunkId(0), 640)], wanted: Vec::new(), entries: 4 };
+        let (assembled, _kept) = crossbeam_channel::unbounded();
+        let pool = BufferPool::new(4, 1024).unwrap();
+        let mut collector = Collector::new(Assembler::new(config), 4, pool, WantSet::in_memory(2), &PARAMETERS, assembled);
+        let symbol = |number: u16| {
+            let (kind, session, chunk) = (Kind::Symbol, PARAMETERS.session, ChunkId(0));
+            let (symbol, sequence, stream) = (SymbolIndex(number), Sequence(number.into()), StreamId(0));
+            packet(Header { kind, session, chunk, symbol, source_symbols: 10, sequence, stream }, &[1; 64])
+        };
+        (0..3).for_each(|number| collector.packet(&symbol(number)));
+        collector.packet(&packet(Header::sync(PARAMETERS.session, 1, StreamId(0), Sequence(3)), &[]));
+        (4..9).for_each(|number| collector.packet(&symbol(number)));
+        assert_eq!(collector.take_synced(), Some(4), "three symbols and the sync");
+        assert_eq!(collector.take_synced(), None);
     }
 }

@@ -251,10 +251,10 @@ impl Round<'_> {
                 break;
             }
             any = true;
-            if collector.take_synced() {
-                // Close to the sync, so that the number of packets seen belongs to the stream's position. What was let through counts
-                // when it is fetched, as positions do: what waits in a ring is not lost, and what was overrun there never comes, and is.
-                let seen = filter.counts().dropped + collector.fetched();
+            if let Some(fetched) = collector.take_synced() {
+                // Packets seen up to the sync, so that their number belongs to the stream's position: what follows it in the same batch does not count,
+                // or its end would seem lost at the next sync. What waits in a ring is not lost; what was overrun there never comes, and is.
+                let seen = filter.counts().dropped + fetched;
                 collector.assembler.note_traffic(seen);
             }
         }

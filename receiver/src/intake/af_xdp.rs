@@ -41,6 +41,13 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// How long to wait for the carrier to come back after a bind that made the driver restart its rings; copper takes 2 to 4 seconds.
 const CARRIER_WAIT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// While packets come, what comes during this time is fetched at once: whoever sleeps in poll is woken for each few of them, which costs the core that
+/// delivers them as much as the delivery. At 10 Gbit/s 165 packets gather.
+const GATHER: Duration = Duration::from_micros(200);
+/// … and never more than a part of a queue's frames, at a packet a microsecond.
+const GATHER_PART_OF_FRAMES: u64 = 8;
+/// After so many times without a packet, 10 ms, the stream is silent, and its next packet wakes us.
+const GATHER_ROUNDS: u32 = 50;
 
 /// `XDP_OPTIONS` says whether the bind got zero-copy (linux/if_xdp.h).
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
@@ -50,6 +57,9 @@ pub struct AfXdp {
     queues: Vec<Queue>,
     memory_bytes: usize,
     description: String,
+    gather: Duration,
+    /// Times that packets were waited for since the last one came.
+    silent_rounds: u32,
 }
 
 /// How packets of one size are laid out in UMEM.
@@ -136,7 +146,8 @@ impl AfXdp {
             layout.frames,
             layout.frame_bytes,
         );
-        Ok(AfXdp { memory_bytes: layout.bytes() * queues.len(), queues, description })
+        let gather = GATHER.min(Duration::from_micros(layout.frames as u64 / GATHER_PART_OF_FRAMES));
+        Ok(AfXdp { memory_bytes: layout.bytes() * queues.len(), queues, description, gather, silent_rounds: 0 })
     }
 }
 
@@ -147,10 +158,18 @@ impl Intake for AfXdp {
         for queue in &mut self.queues {
             packets += queue.receive(handle)?;
         }
+        if packets > 0 {
+            self.silent_rounds = 0;
+        }
         Ok(packets)
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.silent_rounds < GATHER_ROUNDS {
+            self.silent_rounds += 1;
+            thread::sleep(self.gather.min(timeout));
+            return Ok(());
+        }
         // Polling also wakes a driver that waits to be told of frames in the fill ring.
         let mut descriptors: Vec<PollFd<'_>> = self
             .queues

@@ -59,6 +59,9 @@ const STEP_BITS_PER_SECOND: f64 = 5e6;
 const STEP_GROWS_WINDOWS: f64 = 10.0;
 /// Steps are never above the larger of the plain one and this part of the rate, …
 const STEP_PART: f64 = 1.0 / 16.0;
+/// Growth by half a window that passes what a link carries loses a good part of a window. Less than this on the way up is no such overshoot but a stray
+/// burst, and the rate goes on growing as it did, from the lowered one.
+const OVERSHOOT_LOSS: f64 = 0.02;
 /// Less is lost when the difference is so many standard deviations: of all together; of one among several who made alarm.
 const ALL_DEVIATIONS: f64 = 1.0;
 const ONE_OF_MANY_DEVIATIONS: f64 = 2.0;
@@ -95,6 +98,8 @@ struct Before {
     ramping: bool,
     quiet_windows: f64,
     limit: Limit,
+    /// The loss that made for it.
+    excess: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -304,9 +309,10 @@ impl RateControl {
         // Of many only some report in each window: the others stand where they last stood.
         let alarmed = self.figures.values().filter(|figures| figures.losses.is_alarmed()).count();
         if alarmed > self.left_out(self.figures.len()) {
-            let before = Before { rate: self.rate, ramping: self.ramping, quiet_windows: self.quiet_windows, limit: self.limit };
             let alarmed = self.figures.values().filter(|figures| figures.losses.is_alarmed());
             let excess = self.worst(alarmed.map(|figures| figures.losses.excess())).unwrap_or(0.0);
+            let (rate, ramping, quiet_windows, limit) = (self.rate, self.ramping, self.quiet_windows, self.limit);
+            let before = Before { rate, ramping, quiet_windows, limit, excess };
             self.decrease(now, report_interval_us, before, excess);
             return None;
         }
@@ -346,6 +352,7 @@ impl RateControl {
         }
         let is_relief = all.is_relief(ALL_DEVIATIONS) || count(Effect::Relief) + count(Effect::TooLittle) > left_out;
         if effects.is_empty() || is_relief {
+            self.ramping = before.ramping && before.excess < OVERSHOOT_LOSS;
             return None;
         }
         (self.ramping, self.quiet_windows, self.limit) = (before.ramping, before.quiet_windows, before.limit);

@@ -105,6 +105,14 @@ fn a_burst_costs_a_quarter_and_a_second() {
 }
 
 #[test]
+fn a_stray_burst_on_the_way_up_does_not_end_the_ramp() {
+    let mut run = Run::new(10 * GBIT);
+    run.window(&[0], 0);
+    assert!(run.window(&[5], 0) < 2 * GBIT);
+    assert_eq!(run.windows(14, &[0]), 10 * GBIT, "0.2 s for the test, then half as much again a window");
+}
+
+#[test]
 fn a_narrow_link_is_found_whatever_the_overshoot() {
     for link in [GBIT / 20, GBIT / 4, GBIT, 3 * GBIT] {
         let mut run = Run::new(10 * GBIT);
