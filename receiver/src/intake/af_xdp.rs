@@ -41,13 +41,17 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// How long to wait for the carrier to come back after a bind that made the driver restart its rings; copper takes 2 to 4 seconds.
 const CARRIER_WAIT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// While packets come, what comes during this time is fetched at once: whoever sleeps in poll is woken for each few of them, which costs the core that
-/// delivers them as much as the delivery. At 10 Gbit/s 165 packets gather.
-const GATHER: Duration = Duration::from_micros(200);
-/// … and never more than a part of a queue's frames, at a packet a microsecond.
+/// While packets come, they are left to gather for a while and then fetched at once: whoever sleeps in poll is woken for each few of them, which costs the
+/// core that delivers them as much as the delivery. For how long follows from how many came, within these limits …
+const GATHER_MIN: Duration = Duration::from_micros(100);
+const GATHER_MAX: Duration = Duration::from_millis(1);
+/// … and within this part of a queue's frames at a packet a microsecond, 12 Gbit/s at MTU 1500.
 const GATHER_PART_OF_FRAMES: u64 = 8;
-/// After so many times without a packet, 10 ms, the stream is silent, and its next packet wakes us.
-const GATHER_ROUNDS: u32 = 50;
+/// Fewer packets are hardly worth waking up for; more leave the cache before they are fetched.
+const GATHERED_MIN: usize = 64;
+const GATHERED_MAX: usize = 192;
+/// After so many times without a packet, up to 20 ms, the stream is silent, and its next packet wakes us.
+const GATHER_ROUNDS: u32 = 20;
 
 /// `XDP_OPTIONS` says whether the bind got zero-copy (linux/if_xdp.h).
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
@@ -57,9 +61,48 @@ pub struct AfXdp {
     queues: Vec<Queue>,
     memory_bytes: usize,
     description: String,
-    gather: Duration,
-    /// Times that packets were waited for since the last one came.
+    gather: Gather,
+}
+
+/// How long to let packets gather.
+#[derive(Clone, Copy, Debug)]
+struct Gather {
+    time: Duration,
+    longest: Duration,
+    /// Packets since the last time.
+    packets: usize,
+    /// Times since the last packet.
     silent_rounds: u32,
+}
+
+impl Gather {
+    /// For queues of so many frames.
+    fn new(frames: usize) -> Gather {
+        let longest = GATHER_MAX.min(Duration::from_micros(frames as u64 / GATHER_PART_OF_FRAMES));
+        Gather { time: GATHER_MIN.min(longest), longest, packets: 0, silent_rounds: GATHER_ROUNDS }
+    }
+
+    fn came(&mut self, packets: usize) {
+        self.packets += packets;
+        if packets > 0 {
+            self.silent_rounds = 0;
+        }
+    }
+
+    /// For how long to leave them now; `None` when the stream is silent.
+    fn next(&mut self) -> Option<Duration> {
+        if self.silent_rounds >= GATHER_ROUNDS {
+            self.packets = 0;
+            return None;
+        }
+        self.silent_rounds += 1;
+        self.time = match std::mem::take(&mut self.packets) {
+            few if few < GATHERED_MIN => (self.time * 5 / 4).min(self.longest),
+            many if many > GATHERED_MAX => (self.time * 3 / 4).max(GATHER_MIN.min(self.longest)),
+            _ => self.time,
+        };
+        Some(self.time)
+    }
 }
 
 /// How packets of one size are laid out in UMEM.
@@ -146,8 +189,7 @@ impl AfXdp {
             layout.frames,
             layout.frame_bytes,
         );
-        let gather = GATHER.min(Duration::from_micros(layout.frames as u64 / GATHER_PART_OF_FRAMES));
-        Ok(AfXdp { memory_bytes: layout.bytes() * queues.len(), queues, description, gather, silent_rounds: 0 })
+        Ok(AfXdp { memory_bytes: layout.bytes() * queues.len(), queues, description, gather: Gather::new(layout.frames) })
     }
 }
 
@@ -158,16 +200,13 @@ impl Intake for AfXdp {
         for queue in &mut self.queues {
             packets += queue.receive(handle)?;
         }
-        if packets > 0 {
-            self.silent_rounds = 0;
-        }
+        self.gather.came(packets);
         Ok(packets)
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        if self.silent_rounds < GATHER_ROUNDS {
-            self.silent_rounds += 1;
-            thread::sleep(self.gather.min(timeout));
+        if let Some(time) = self.gather.next() {
+            thread::sleep(time.min(timeout));
             return Ok(());
         }
         // Polling also wakes a driver that waits to be told of frames in the fill ring.
@@ -331,6 +370,27 @@ mod tests {
         assert_eq!(of(1436, 3), Layout { frame_bytes: 2048, frames: 2048, scattered: false });
         assert_eq!(of(1800, 1), Layout { frame_bytes: 4096, frames: 4096, scattered: false });
         assert_eq!(of(8796, 1), Layout { frame_bytes: 4096, frames: 4096, scattered: true });
+    }
+
+    #[test]
+    fn packets_gather_for_longer_when_few_come_and_not_at_all_when_none_do() {
+        let mut gather = Gather::new(8192);
+        assert_eq!(gather.next(), None, "nothing has come");
+        // Packets a second, and how many are fetched at a time in the end.
+        for (rate, gathered) in [(1_000_000, 90..=200), (400_000, 60..=200), (100_000, 60..=125), (10_000, 9..=11)] {
+            let mut packets = 1;
+            for _ in 0..100 {
+                gather.came(packets);
+                packets = (rate * gather.next().unwrap().as_micros() / 1_000_000) as usize;
+            }
+            assert!(gathered.contains(&packets), "{packets} at {rate} a second");
+        }
+        gather.came(1);
+        assert_eq!((0..30).filter(|_| gather.next().is_some()).count(), GATHER_ROUNDS as usize);
+        // 64 queues share the memory.
+        let mut small = Gather::new(FRAMES_PER_QUEUE_MIN);
+        small.came(1);
+        assert!(small.next().unwrap() <= Duration::from_micros(64));
     }
 
     #[test]
