@@ -1,5 +1,6 @@
 //! Limits, comparisons with peers, and the means to test the whole.
 
+pub mod ceiling;
 pub mod code;
 pub mod control;
 pub mod counters;

@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{code, control, filter, images, impair, limits, path, peers, sharing, sim, swarm};
+use bench::{ceiling, code, control, filter, images, impair, limits, path, peers, sharing, sim, swarm};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -12,6 +12,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Compare transfers, transmitting and filtering with what the machine does with the same packets and nothing else
+    Ceiling(ceiling::CeilingArgs),
     /// Measure what the erasure code costs, per processor kernel
     Code(code::CodeArgs),
     /// Measure what many control connections cost one sender: real TLS connections over loopback, no data
@@ -38,6 +40,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
+        Command::Ceiling(args) => ceiling::run(&args),
         Command::Code(args) => code::run(&args),
         Command::Control(args) => control::run(&args),
         Command::Filter(args) => filter::run(&args),

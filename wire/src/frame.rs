@@ -109,12 +109,23 @@ impl FrameTemplate {
     /// # Errors
     /// [`FrameError::TooLong`] when `frame` or an IP packet cannot hold it.
     pub fn write(&self, frame: &mut [u8], payload_bytes: usize) -> Result<usize, FrameError> {
-        let frame_bytes = self.header_bytes + payload_bytes;
-        let ip_bytes = frame_bytes - ETHERNET_BYTES;
-        let (Some(frame), Ok(ip_total)) = (frame.get_mut(..frame_bytes), u16::try_from(ip_bytes)) else {
+        let frame = frame.get_mut(..self.header_bytes + payload_bytes).ok_or(FrameError::TooLong(payload_bytes))?;
+        let (headers, payload) = frame.split_at_mut(self.header_bytes);
+        self.write_headers(headers, payload, &[])?;
+        Ok(self.header_bytes + payload_bytes)
+    }
+
+    /// Writes the headers alone, of a packet whose payload is `head`, of even length, and then `rest`, wherever these stand.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`] when `headers` has not [`FrameTemplate::header_bytes`] or an IP packet cannot hold the payload.
+    pub fn write_headers(&self, headers: &mut [u8], head: &[u8], rest: &[u8]) -> Result<(), FrameError> {
+        debug_assert!(head.len().is_multiple_of(2) || rest.is_empty(), "the checksum is over pairs of bytes");
+        let payload_bytes = head.len() + rest.len();
+        let ip_bytes = self.header_bytes + payload_bytes - ETHERNET_BYTES;
+        let (Ok(ip_total), true) = (u16::try_from(ip_bytes), headers.len() == self.header_bytes) else {
             return Err(FrameError::TooLong(payload_bytes));
         };
-        let (headers, payload) = frame.split_at_mut(self.header_bytes);
         headers.copy_from_slice(&self.headers[..self.header_bytes]);
         let udp_bytes = (UDP_BYTES + payload_bytes) as u16;
         let udp = self.header_bytes - UDP_BYTES;
@@ -122,7 +133,7 @@ impl FrameTemplate {
         if self.ipv6 {
             headers[ETHERNET_BYTES + 4..ETHERNET_BYTES + 6].copy_from_slice(&udp_bytes.to_be_bytes());
             // The length counts twice: in the pseudo-header and in the UDP header (RFC 8200 section 8.1).
-            let total = self.constant_sum + 2 * u64::from(udp_bytes) + sum(payload);
+            let total = self.constant_sum + 2 * u64::from(udp_bytes) + sum(head) + sum(rest);
             let checksum = match !fold(total) {
                 0 => 0xFFFF,
                 checksum => checksum,
@@ -133,7 +144,7 @@ impl FrameTemplate {
             let checksum = !fold(sum(&headers[ETHERNET_BYTES..ETHERNET_BYTES + IPV4_BYTES]));
             headers[ETHERNET_BYTES + 10..ETHERNET_BYTES + 12].copy_from_slice(&checksum.to_be_bytes());
         }
-        Ok(frame_bytes)
+        Ok(())
     }
 }
 

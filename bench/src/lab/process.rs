@@ -124,6 +124,17 @@ impl Process {
         }
     }
 
+    /// The fingerprint that `discus serve` prints once it takes receivers.
+    ///
+    /// # Errors
+    /// As [`Process::wait_for_line`].
+    pub fn wait_for_fingerprint(&mut self, limit: Duration) -> Result<String> {
+        self.wait_for_line("printing its fingerprint", limit, |line| {
+            let at = line.find("sha256:")?;
+            line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
+        })
+    }
+
     fn end(&self, status: ExitStatus) -> Ended {
         Ended { code: status.code(), stdout: self.stdout(), stderr: self.stderr() }
     }

@@ -12,7 +12,7 @@ use receiver::intake::IntakeMode;
 use sender::transmit::Choice;
 use serde::{Deserialize, Serialize};
 
-use super::network::{self, HEADERS_BYTES, Link, Load, Sink};
+use super::network::{self, HEADERS_BYTES, Link, Load, Sink, Take};
 use super::search::{Trial, loss_free, next_rate};
 use crate::provenance::Provenance;
 use crate::report::{Page, ReportArgs};
@@ -150,7 +150,7 @@ fn serve(args: &RxArgs, mut lines: Lines) -> Result<u32> {
         let link = Link { transmit_interface: String::new(), receive_interface: args.interface.clone(), group };
         let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let outcome = std::thread::scope(|scope| -> Result<_> {
-            let receiving = scope.spawn(|| network::receive(&link, frame_bytes, args.intake, Sink::Copy, &ready, &stop));
+            let receiving = scope.spawn(|| network::receive(&link, frame_bytes, Take::new(args.intake, Sink::Copy), &ready, &stop));
             while !ready.load(Ordering::Acquire) && !receiving.is_finished() {
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -3,7 +3,7 @@
 
 mod disk;
 mod hosts;
-mod network;
+pub(crate) mod network;
 mod processor;
 mod search;
 
@@ -19,7 +19,7 @@ use sender::transmit::Choice;
 use crate::lab::{Lab, LabOptions, inside};
 use crate::provenance::{Provenance, install_peers};
 use crate::report::{Page, ReportArgs};
-use network::{Arrived, Link, Load, Sent, Sink};
+use network::{Arrived, Link, Load, Sent, Sink, Take};
 
 /// Arguments of `discus-bench limits`.
 #[derive(Args, Clone, Debug)]
@@ -127,23 +127,23 @@ pub fn run(args: &LimitsArgs) -> Result<()> {
 }
 
 /// The trials: what is compared, how it is sent, how it is received.
-fn trials(limit: Duration) -> Vec<(&'static str, Load, IntakeMode, Sink)> {
+fn trials(limit: Duration) -> Vec<(&'static str, Load, Take)> {
     let load = |choice, frame_bytes, batch| Load { choice, frame_bytes, batch, rate: None, duration: limit, wanted_percent: 100 };
     let mut trials = Vec::new();
     for frame_bytes in [128, 512, 1478] {
         for (what, choice) in [("AF_XDP, dropped by the filter", Choice::Auto), ("UDP, dropped by the filter", Choice::Udp)] {
-            trials.push((what, load(choice, frame_bytes, 32), IntakeMode::Auto, Sink::Filter));
+            trials.push((what, load(choice, frame_bytes, 32), Take::new(IntakeMode::Auto, Sink::Filter)));
         }
     }
     for batch in [8, 128] {
-        trials.push(("AF_XDP, dropped by the filter", load(Choice::Auto, 1478, batch), IntakeMode::Auto, Sink::Filter));
+        trials.push(("AF_XDP, dropped by the filter", load(Choice::Auto, 1478, batch), Take::new(IntakeMode::Auto, Sink::Filter)));
     }
-    trials.push(("AF_XDP to AF_XDP, fetched", load(Choice::Auto, 1478, 32), IntakeMode::Auto, Sink::Ring));
-    trials.push(("AF_XDP to AF_XDP, checked and copied", load(Choice::Auto, 1478, 32), IntakeMode::Auto, Sink::Copy));
-    trials.push(("UDP to AF_XDP, checked and copied", load(Choice::Udp, 1478, 32), IntakeMode::Auto, Sink::Copy));
-    trials.push(("UDP to UDP, checked and copied", load(Choice::Udp, 1478, 32), IntakeMode::Udp, Sink::Copy));
+    trials.push(("AF_XDP to AF_XDP, fetched", load(Choice::Auto, 1478, 32), Take::new(IntakeMode::Auto, Sink::Ring)));
+    trials.push(("AF_XDP to AF_XDP, checked and copied", load(Choice::Auto, 1478, 32), Take::new(IntakeMode::Auto, Sink::Copy)));
+    trials.push(("UDP to AF_XDP, checked and copied", load(Choice::Udp, 1478, 32), Take::new(IntakeMode::Auto, Sink::Copy)));
+    trials.push(("UDP to UDP, checked and copied", load(Choice::Udp, 1478, 32), Take::new(IntakeMode::Udp, Sink::Copy)));
     let mostly_unwanted = Load { wanted_percent: 10, ..load(Choice::Auto, 1478, 32) };
-    trials.push(("AF_XDP to AF_XDP, 90 % dropped by the filter", mostly_unwanted, IntakeMode::Auto, Sink::Copy));
+    trials.push(("AF_XDP to AF_XDP, 90 % dropped by the filter", mostly_unwanted, Take::new(IntakeMode::Auto, Sink::Copy)));
     trials
 }
 
@@ -152,12 +152,11 @@ fn over_a_veth_pair(limit: Duration, report: &mut Report) -> Result<()> {
         bail!("{reason}");
     }
     let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false, cable: true })?;
-    let machine = lab.receivers.first().ok_or_else(|| anyhow::anyhow!("the lab has no receiver"))?;
     let link =
         Link { transmit_interface: lab.interface.clone(), receive_interface: lab.interface.clone(), group: network::default_group() };
-    for (what, load, mode, sink) in trials(limit) {
+    for (what, load, take) in trials(limit) {
         let (sent, arrived, description) =
-            network::trial(&link, &load, mode, sink, |work| inside(&lab.sender.namespace, work), |work| inside(&machine.namespace, work))?;
+            network::trial(&lab, &link, load.frame_bytes, take, || inside(&lab.sender.namespace, || network::send(&link, &load)))?;
         eprintln!("{what}, {} bytes: {:.3} Mpps sent", load.frame_bytes, sent.packets as f64 / sent.seconds / 1e6);
         report.link = format!("veth pair (AF_XDP in copy mode), MTU 1500; receiving: {description}");
         report.network.push(Flow { what, frame_bytes: load.frame_bytes, batch: load.batch, sent, arrived });

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use receiver::intake::{self, IntakeMode, XdpMode};
 use sender::transmit::{self, Choice, Mode, Packet, TransmitConfig};
-use wire::packet::{HEADER_BYTES, Header, Kind};
+use wire::packet::{CHUNK_ID_OFFSET, HEADER_BYTES, Header, Kind};
 use wire::session::SessionParameters;
 use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
 
 use crate::counters::{Counters, Counts};
+use crate::lab::{Lab, inside};
 
 /// Chunks of the made-up session: the receiver's want set has one bit for each.
 const CHUNKS: u32 = 1024;
@@ -20,68 +21,88 @@ const SYMBOLS: u16 = 187;
 /// Different symbols that are sent in turn: more than a second-level cache holds, as a sender has them.
 const DISTINCT_SYMBOLS: usize = SYMBOLS as usize * 16;
 /// What goes before the symbol on an IPv4 link: Ethernet, IPv4, UDP and discus headers.
-pub(super) const HEADERS_BYTES: usize = 14 + 20 + 8 + HEADER_BYTES;
+pub(crate) const HEADERS_BYTES: usize = 14 + 20 + 8 + HEADER_BYTES;
 
 /// The stream that trials use.
 #[derive(Clone, Debug)]
-pub(super) struct Link {
-    pub(super) transmit_interface: String,
-    pub(super) receive_interface: String,
-    pub(super) group: SocketAddr,
+pub(crate) struct Link {
+    pub(crate) transmit_interface: String,
+    pub(crate) receive_interface: String,
+    pub(crate) group: SocketAddr,
 }
 
 /// How packets are sent in a trial.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
-    pub(super) choice: Choice,
+pub(crate) struct Load {
+    pub(crate) choice: Choice,
     /// Bytes of the Ethernet frame without its check sequence.
-    pub(super) frame_bytes: usize,
+    pub(crate) frame_bytes: usize,
     /// Packets handed over at a time.
-    pub(super) batch: usize,
+    pub(crate) batch: usize,
     /// Packets a second; none: as fast as they leave.
-    pub(super) rate: Option<f64>,
-    pub(super) duration: Duration,
+    pub(crate) rate: Option<f64>,
+    pub(crate) duration: Duration,
     /// Which of every hundred packets belong to chunks that the receiver wants.
-    pub(super) wanted_percent: u8,
+    pub(crate) wanted_percent: u8,
 }
 
 /// What left.
 #[derive(Clone, Debug, serde::Serialize)]
-pub(super) struct Sent {
-    pub(super) mode: &'static str,
-    pub(super) packets: u64,
-    pub(super) seconds: f64,
+pub(crate) struct Sent {
+    pub(crate) mode: &'static str,
+    pub(crate) packets: u64,
+    pub(crate) seconds: f64,
     /// Of the transmitting thread.
-    pub(super) counts: Option<Counts>,
+    pub(crate) counts: Option<Counts>,
 }
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub(super) struct Arrived {
+pub(crate) struct Arrived {
     /// Packets of the session that the filter saw.
-    pub(super) seen: u64,
+    pub(crate) seen: u64,
     /// Packets that the filter dropped: unwanted.
-    pub(super) dropped: u64,
+    pub(crate) dropped: u64,
     /// Packets that were handed to this program.
-    pub(super) fetched: u64,
+    pub(crate) fetched: u64,
     /// Processor time of the fetching thread.
-    pub(super) processor_seconds: f64,
+    pub(crate) processor_seconds: f64,
 }
 
 /// What the receiving end does with wanted packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sink {
+pub(crate) enum Sink {
     /// Nothing is wanted: the filter drops all of them.
     Filter,
     /// Fetched from the ring and let go.
     Ring,
     /// Fetched, checked (CRC-32) and copied, as the receiver does.
     Copy,
+    /// As if there were no filter: everything is fetched, and what is wanted of it, as its header says, is checked and copied.
+    Sort,
 }
+
+/// How packets are received in a trial.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Take {
+    pub(crate) intake: IntakeMode,
+    pub(crate) xdp: XdpMode,
+    pub(crate) sink: Sink,
+}
+
+impl Take {
+    /// With the filter in the driver, where that can be.
+    pub(crate) fn new(intake: IntakeMode, sink: Sink) -> Take {
+        Take { intake, xdp: XdpMode::Auto, sink }
+    }
+}
+
+/// The made-up session.
+pub(crate) const SESSION: SessionId = SessionId(0x4C49_4D49);
 
 fn parameters(frame_bytes: usize) -> SessionParameters {
     SessionParameters {
-        session: SessionId(0x4C49_4D49),
+        session: SESSION,
         symbol_bytes: u16::try_from(frame_bytes.saturating_sub(HEADERS_BYTES)).unwrap_or(u16::MAX),
         chunk_count: CHUNKS,
         chunk_bytes_max: 1 << 18,
@@ -89,7 +110,7 @@ fn parameters(frame_bytes: usize) -> SessionParameters {
 }
 
 /// Sends for as long as `load` says. Call it in the namespace of the interface.
-pub(super) fn send(link: &Link, load: &Load) -> Result<Sent> {
+pub(crate) fn send(link: &Link, load: &Load) -> Result<Sent> {
     let interface = sender::interface::Interface::find(&link.transmit_interface)?;
     let source = SocketAddr::new(interface.source_for(link.group.ip())?, link.group.port());
     let parameters = parameters(load.frame_bytes);
@@ -157,32 +178,40 @@ pub(super) fn send(link: &Link, load: &Load) -> Result<Sent> {
 }
 
 /// Receives until `stop` is set; sets `ready` once packets would be seen. Call it in the namespace of the interface.
-pub(super) fn receive(
+pub(crate) fn receive(
     link: &Link,
     frame_bytes: usize,
-    mode: IntakeMode,
-    sink: Sink,
+    Take { intake, xdp, sink }: Take,
     ready: &AtomicBool,
     stop: &AtomicBool,
 ) -> Result<(Arrived, String)> {
     let interface = receiver::interface::Interface::find(&link.receive_interface).context(link.receive_interface.clone())?;
     let parameters = parameters(frame_bytes);
-    let mut opened = intake::open(&interface, &parameters, &[link.group], &[link.group], mode, XdpMode::Auto)?;
+    let mut opened = intake::open(&interface, &parameters, &[link.group], &[link.group], intake, xdp)?;
     let wants = opened.filter.want_set();
-    if sink != Sink::Filter {
-        (0..CHUNKS / 2).for_each(|chunk| {
-            wants.set(chunk);
-        });
-    }
+    let wanted = match sink {
+        Sink::Filter => 0,
+        Sink::Ring | Sink::Copy => CHUNKS / 2,
+        Sink::Sort => CHUNKS,
+    };
+    (0..wanted).for_each(|chunk| {
+        wants.set(chunk);
+    });
     let description = format!("{}; filter {}", opened.intake.describe(), opened.filter.describe());
+    let intake::Opened { intake, filter, .. } = &mut opened;
     ready.store(true, Ordering::Release);
     let mut fetched = 0;
     let mut cell = vec![0; frame_bytes];
     let mut broken = 0_u64;
     let before = thread_seconds();
     loop {
-        let count = opened.intake.receive(&mut |payload| {
-            if sink == Sink::Copy {
+        let count = intake.receive(&mut |payload| {
+            let is_wanted = match sink {
+                Sink::Filter | Sink::Ring => false,
+                Sink::Copy => filter.admits(payload),
+                Sink::Sort => chunk_of(payload).is_some_and(|chunk| chunk < CHUNKS / 2),
+            };
+            if is_wanted {
                 match Header::parse(payload) {
                     Ok((_, symbol)) => cell[..symbol.len()].copy_from_slice(symbol),
                     Err(_) => broken += 1,
@@ -194,14 +223,19 @@ pub(super) fn receive(
             if stop.load(Ordering::Acquire) {
                 break;
             }
-            opened.intake.wait(Duration::from_millis(20))?;
+            intake.wait(Duration::from_millis(20))?;
         }
     }
     std::hint::black_box(&cell);
     anyhow::ensure!(broken == 0, "{broken} packets arrived damaged");
     let processor_seconds = thread_seconds() - before;
-    let counts = opened.filter.counts();
+    let counts = filter.counts();
     Ok((Arrived { seen: counts.seen, dropped: counts.dropped, fetched, processor_seconds }, description))
+}
+
+/// Where the header says which chunk a packet belongs to.
+fn chunk_of(payload: &[u8]) -> Option<u32> {
+    payload.get(CHUNK_ID_OFFSET..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
 fn thread_seconds() -> f64 {
@@ -209,22 +243,22 @@ fn thread_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// One trial within this machine: a receiving thread, then a transmitting one, each entered into its place by `enter_*`.
-pub(super) fn trial(
+/// What `send` returns, and what has arrived when it does: a receiving thread, then a sending one, both on the machines of `lab`.
+pub(crate) fn trial<S>(
+    lab: &Lab,
     link: &Link,
-    load: &Load,
-    mode: IntakeMode,
-    sink: Sink,
-    at_sender: impl FnOnce(&mut (dyn FnMut() -> Result<Sent> + Send)) -> Result<Sent>,
-    at_receiver: impl FnOnce(&mut (dyn FnMut() -> Result<(Arrived, String)> + Send)) -> Result<(Arrived, String)> + Send,
-) -> Result<(Sent, Arrived, String)> {
+    frame_bytes: usize,
+    take: Take,
+    send: impl FnOnce() -> Result<S>,
+) -> Result<(S, Arrived, String)> {
+    let machine = lab.receivers.first().context("the lab has no receiver")?;
     let (ready, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let receiving = scope.spawn(|| at_receiver(&mut || receive(link, load.frame_bytes, mode, sink, &ready, &stop)));
+        let receiving = scope.spawn(|| inside(&machine.namespace, || receive(link, frame_bytes, take, &ready, &stop)));
         while !ready.load(Ordering::Acquire) && !receiving.is_finished() {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let sent = if receiving.is_finished() { Err(anyhow!("the receiver did not start")) } else { at_sender(&mut || send(link, load)) };
+        let sent = if receiving.is_finished() { Err(anyhow!("the receiver did not start")) } else { send() };
         // What is still in the queues arrives within this.
         std::thread::sleep(Duration::from_millis(50));
         stop.store(true, Ordering::Release);
@@ -234,6 +268,6 @@ pub(super) fn trial(
 }
 
 /// The group that trials use by default.
-pub(super) fn default_group() -> SocketAddr {
+pub(crate) fn default_group() -> SocketAddr {
     SocketAddr::new(IpAddr::from([239, 192, 68, 77]), 4777)
 }

@@ -164,10 +164,7 @@ fn watch(args: &PathArgs, programs: &Programs, directory: &Path, source: &Path) 
     let serve = ["serve", "--json", "--pack", &pack, "--interface", interface, "--rate", &args.rate, "--state-dir", &state, "--once", "1"];
     let namespace = lab.sender.namespace.as_str();
     let mut serving = Process::start("serve", directory, namespace, &programs.discus, serve)?;
-    let fingerprint = serving.wait_for_line("printing its fingerprint", START_LIMIT, |line| {
-        let at = line.find("sha256:")?;
-        line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
-    })?;
+    let fingerprint = serving.wait_for_fingerprint(START_LIMIT)?;
     let (server, target_text, samples_text) = (format!("{}:4700", lab.sender.ipv4), text(&target), text(&samples));
     let record = ["record", "-q", "-a", "-e", "cpu-clock", "-F", SAMPLES_PER_SECOND, "--call-graph", "dwarf,4096", "-o", &samples_text];
     let recording = Process::start("perf", directory, namespace, Path::new("perf"), record)?;

@@ -17,10 +17,7 @@ pub(super) fn discus(stage: &Stage<'_>, wants: &[Want]) -> Result<Session> {
     let interface = &stage.lab.interface;
     let serve = ["serve", "--pack", &pack, "--interface", interface, "--rate", stage.rate, "--state-dir", &state, "--once", &count];
     let mut server = stage.process("discus", &stage.lab.sender, &stage.programs.discus, serve)?;
-    let fingerprint = server.wait_for_line("printing its fingerprint", READY_LIMIT, |line| {
-        let at = line.find("sha256:")?;
-        line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
-    })?;
+    let fingerprint = server.wait_for_fingerprint(READY_LIMIT)?;
     let address = format!("{}:4700", stage.lab.sender.ipv4);
     let watched = wants.iter().map(|want| {
         let target = Contestant::Discus.target(stage, want);

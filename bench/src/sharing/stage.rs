@@ -62,10 +62,7 @@ impl Stage {
         let group = format!("239.192.68.{}:4700", index + 1);
         let serve = ["serve", "--pack", &pack, "--interface", &lab.interface, "--rate", "10G", "--state-dir", &state, "--group", &group];
         let mut serving = Process::start(&format!("serve{index}"), &scratch.path, &sender.namespace, &programs.discus, serve)?;
-        let fingerprint = serving.wait_for_line("printing its fingerprint", START_LIMIT, |line| {
-            let at = line.find("sha256:")?;
-            line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
-        })?;
+        let fingerprint = serving.wait_for_fingerprint(START_LIMIT)?;
         let (server, target) = (format!("{}:4700", sender.ipv4), path("target"));
         let receive =
             ["source", "--server", &server, "--server-fingerprint", &fingerprint, "--interface", &lab.interface, "--target", &target];

@@ -94,10 +94,7 @@ pub(super) fn deliver(args: &SwarmArgs, programs: &Programs, directory: &Path) -
     let (pack_text, state) = (pack_path.to_string_lossy(), state.to_string_lossy());
     let arguments = ["serve", "--json", "--interface", &lab.interface, "--rate", &rate, "--pack", &pack_text, "--state-dir", &state];
     let mut sender = Process::start("serve", directory, &lab.sender.namespace, &programs.discus, arguments)?;
-    let fingerprint = sender.wait_for_line("printing its fingerprint", START_LIMIT, |line| {
-        let at = line.find("sha256:")?;
-        line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
-    })?;
+    let fingerprint = sender.wait_for_fingerprint(START_LIMIT)?;
 
     let stored_bytes: u64 = pack.chunks().iter().map(|chunk| u64::from(chunk.stored_bytes)).sum();
     let transfer = Duration::from_secs_f64(stored_bytes as f64 * 8.0 / (f64::from(args.rate) * 1e6));

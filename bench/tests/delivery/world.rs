@@ -114,10 +114,7 @@ impl World {
         }
         arguments.extend(options.arguments.iter().map(|&argument| argument.to_owned()));
         let mut process = Process::start("serve", self.scratch.path(), &self.lab.sender.namespace, &self.programs.discus, &arguments)?;
-        let fingerprint = process.wait_for_line("printing its fingerprint", START_LIMIT, |line| {
-            let at = line.find("sha256:")?;
-            line.get(at..at + "sha256:".len() + 64).map(str::to_owned)
-        })?;
+        let fingerprint = process.wait_for_fingerprint(START_LIMIT)?;
         Ok(Sender { process, fingerprint, server: server.to_owned() })
     }
 

@@ -1,5 +1,5 @@
 //! Transmission through an AF_XDP socket: whole frames are built in memory shared with the kernel (the UMEM) and handed over through
-//! a ring, a batch at a time.
+//! a ring, a batch at a time. A packet longer than a UMEM frame takes several (multi-buffer, Linux 6.6 and later).
 //!
 //! Every UMEM frame is in exactly one place: the free list here, the transmit ring or the kernel, or the completion ring. [`AfXdp`]
 //! keeps that rule; it is what makes writing into a frame sound.
@@ -26,6 +26,10 @@ const FILL_FRAMES: u32 = 2048;
 const XDP_HEADROOM_BYTES: usize = 256;
 /// Frames are a power of two, at least 2048 and at most a page (without huge pages).
 const FRAME_BYTES_CHOICES: [usize; 2] = [2048, 4096];
+/// Frames of one packet at most: MAX_SKB_FRAGS is 17, and what does not fit the first is in fragments of a page.
+const PARTS_MAX: usize = 16;
+/// More of the packet follows in the next frame (linux/if_xdp.h).
+const XDP_PKT_CONTD: u32 = 1;
 /// In copy mode every frame in flight is charged to the socket's send buffer with its skb (about 2.3 KiB at MTU 1500); the default of
 /// 208 KiB would stop at some 90.
 const SEND_BUFFER_BYTES: libc::c_int = 16 * 1024 * 1024;
@@ -43,6 +47,8 @@ pub struct AfXdp {
     interface: String,
     /// By stream id.
     templates: Vec<FrameTemplate>,
+    /// Of a packet, what one UMEM frame holds.
+    part_bytes: usize,
     umem: Umem,
     transmit: TxQueue,
     completion: CompQueue,
@@ -68,13 +74,11 @@ impl AfXdp {
         let templates: Vec<FrameTemplate> =
             config.groups.iter().map(template).collect::<Result<_, _>>().map_err(|error| Error::Unsuitable(error.to_string()))?;
         let needed_bytes = config.frame_bytes(config.payload_bytes);
-        let frame_bytes = frame_bytes_for(needed_bytes).ok_or_else(|| {
-            let room_bytes = FRAME_BYTES_CHOICES[1] - XDP_HEADROOM_BYTES;
-            Error::Unsuitable(format!("frames of {needed_bytes} bytes do not fit a UMEM frame, which holds {room_bytes}"))
-        })?;
+        let layout = Layout::new(needed_bytes)
+            .ok_or_else(|| Error::Unsuitable(format!("frames of {needed_bytes} bytes take more than {PARTS_MAX} UMEM frames")))?;
         let started = Instant::now();
         let mut socket = loop {
-            match AfXdp::bind(config, &templates, frame_bytes, zero_copy) {
+            match AfXdp::bind(config, &templates, layout, zero_copy) {
                 Err(Error::AfXdp { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) && started.elapsed() < BUSY_LIMIT => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -89,12 +93,12 @@ impl AfXdp {
         Ok(socket)
     }
 
-    fn bind(config: &TransmitConfig, templates: &[FrameTemplate], frame_bytes: usize, zero_copy: bool) -> Result<AfXdp, Error> {
+    fn bind(config: &TransmitConfig, templates: &[FrameTemplate], layout: Layout, zero_copy: bool) -> Result<AfXdp, Error> {
         let invalid = |what| Error::AfXdp { what, source: io::ErrorKind::InvalidInput.into() };
         let ring = QueueSize::new(TRANSMIT_FRAMES).map_err(|_| invalid("ring size"))?;
         let fill_ring = QueueSize::new(FILL_FRAMES).map_err(|_| invalid("ring size"))?;
         let umem_config = UmemConfig::builder()
-            .frame_size(FrameSize::new(frame_bytes as u32).map_err(|_| invalid("frame size"))?)
+            .frame_size(FrameSize::new(layout.frame_bytes as u32).map_err(|_| invalid("frame size"))?)
             .fill_queue_size(fill_ring)
             .comp_queue_size(ring)
             .build()
@@ -103,12 +107,16 @@ impl AfXdp {
         let frame_count = NonZeroU32::new(frames).unwrap_or(NonZeroU32::MIN);
         let (umem, mut free) = Umem::new(umem_config, frame_count, false)
             .map_err(|error| Error::AfXdp { what: "registering the UMEM", source: system_error(error.source()) })?;
-        let mode = if zero_copy { BindFlags::XDP_ZEROCOPY } else { BindFlags::XDP_COPY };
+        let mut flags = BindFlags::XDP_USE_NEED_WAKEUP;
+        flags |= if zero_copy { BindFlags::XDP_ZEROCOPY } else { BindFlags::XDP_COPY };
+        if layout.parts > 1 {
+            flags |= BindFlags::XDP_USE_SG;
+        }
         let socket_config = SocketConfig::builder()
             .rx_queue_size(ring)
             .tx_queue_size(ring)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+            .bind_flags(flags)
             .build();
         let name = config.interface.name.parse().map_err(|_| invalid("interface name"))?;
         // SAFETY: the UMEM is new and used by this socket alone, and no XDP program is loaded by it.
@@ -130,6 +138,7 @@ impl AfXdp {
             budget_raised: false,
             interface: config.interface.name.clone(),
             templates: templates.to_vec(),
+            part_bytes: layout.part_bytes(),
             umem,
             transmit,
             completion,
@@ -185,41 +194,71 @@ impl AfXdp {
         count
     }
 
-    /// Builds frames for the first of `packets` that free frames suffice for, and hands them to the ring. Returns how many.
+    /// Builds frames for the first of `packets` that free frames suffice for, and hands them to the ring. Returns how many packets.
     fn submit(&mut self, packets: &[Packet<'_>]) -> Result<usize, Error> {
         // Read at each batch: a frame completes only after its ring slot was read, so slots never run out before frames do.
-        let count = packets.len().min(self.free.len()).min(self.transmit.nb_free_exact() as usize);
+        let mut slots = self.free.len().min(self.transmit.nb_free_exact() as usize);
+        let mut count = 0;
         self.filled.clear();
-        for packet in &packets[..count] {
-            let stream = packet.header.stream;
-            let Some(template) = self.templates.get(usize::from(stream.0)) else {
-                self.free.append(&mut self.filled);
-                return Err(Error::Unsuitable(format!("there is no stream {stream}")));
-            };
-            let Some(mut frame) = self.free.pop() else { break };
-            let length = {
-                // SAFETY: the descriptor came from this UMEM and was in the free list, so nobody else reads or writes the frame.
-                let mut data = unsafe { self.umem.data_mut(&mut frame) };
-                let payload_bytes = packet.payload_bytes();
-                data.cursor().set_pos(template.header_bytes() + payload_bytes);
-                write_frame(template, packet, data.contents_mut())
-            };
-            match length {
-                Ok(()) => self.filled.push(frame),
+        for packet in packets {
+            match self.build(packet, slots) {
+                Ok(0) => break,
+                Ok(parts) => slots -= parts,
                 Err(error) => {
-                    self.free.push(frame);
                     self.free.append(&mut self.filled);
                     return Err(error);
                 }
             }
+            count += 1;
         }
         // SAFETY: the frames are of this UMEM and have left the free list; they come back through the completion ring.
         let produced = unsafe { self.transmit.produce(&self.filled) };
         if produced < self.filled.len() {
-            // Cannot be: the room was counted above. Keep the rule that every frame is in one place all the same.
+            // Cannot be: the room was counted above, and the ring takes all or nothing. Keep the rule that every frame is in one place.
             self.free.extend(self.filled.drain(produced..));
+            count = 0;
         }
-        Ok(produced)
+        Ok(count)
+    }
+
+    /// Builds a packet in frames from the free list, if it takes at most so many, and appends them to `filled`. Returns how many.
+    fn build(&mut self, packet: &Packet<'_>, slots: usize) -> Result<usize, Error> {
+        let stream = packet.header.stream;
+        let Some(template) = self.templates.get(usize::from(stream.0)) else {
+            return Err(Error::Unsuitable(format!("there is no stream {stream}")));
+        };
+        let bytes = template.header_bytes() + packet.payload_bytes();
+        let parts = bytes.div_ceil(self.part_bytes);
+        if parts > PARTS_MAX {
+            return Err(Error::Unsuitable(format!("a packet of {bytes} bytes takes more than {PARTS_MAX} frames")));
+        }
+        if parts > slots {
+            return Ok(0);
+        }
+        let mut rest = packet.symbol;
+        for part in 0..parts {
+            let Some(mut frame) = self.free.pop() else { break };
+            {
+                // SAFETY: the descriptor came from this UMEM and was in the free list, so nobody else reads or writes the frame.
+                let mut data = unsafe { self.umem.data_mut(&mut frame) };
+                data.cursor().set_pos((bytes - part * self.part_bytes).min(self.part_bytes));
+                let out = data.contents_mut();
+                let room = if part == 0 { write_start(template, packet, out) } else { Ok(out) };
+                let room = match room {
+                    Ok(room) => room,
+                    Err(error) => {
+                        self.free.push(frame);
+                        return Err(error);
+                    }
+                };
+                let (now, later) = rest.split_at(room.len().min(rest.len()));
+                room[..now.len()].copy_from_slice(now);
+                rest = later;
+            }
+            frame.set_options(if part + 1 < parts { XDP_PKT_CONTD } else { 0 });
+            self.filled.push(frame);
+        }
+        Ok(parts)
     }
 
     /// Makes the kernel look at the ring; in copy mode until it has taken everything, or takes nothing more for now. Returns whether
@@ -283,23 +322,36 @@ impl Transmit for AfXdp {
     }
 }
 
-/// The UMEM frame size that holds `needed_bytes` behind the kernel's headroom.
-fn frame_bytes_for(needed_bytes: usize) -> Option<usize> {
-    FRAME_BYTES_CHOICES.into_iter().find(|&frame_bytes| needed_bytes + XDP_HEADROOM_BYTES <= frame_bytes)
+/// How packets lie in the UMEM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    frame_bytes: usize,
+    /// Frames of the longest packet.
+    parts: usize,
 }
 
-/// Writes a packet into `frame`, which is exactly as long as it needs.
-fn write_frame(template: &FrameTemplate, packet: &Packet<'_>, frame: &mut [u8]) -> Result<(), Error> {
-    let too_long = || Error::Unsuitable(format!("a packet of {} bytes does not fit its frame", packet.payload_bytes()));
-    let payload = frame.get_mut(template.header_bytes()..).unwrap_or_default();
-    let (header, symbol) = payload.split_first_chunk_mut::<HEADER_BYTES>().ok_or_else(too_long)?;
-    if symbol.len() != packet.symbol.len() {
-        return Err(too_long());
+impl Layout {
+    /// For packets of up to `needed_bytes`; none when these are too long.
+    fn new(needed_bytes: usize) -> Option<Layout> {
+        let [small, page] = FRAME_BYTES_CHOICES;
+        let frame_bytes = if needed_bytes + XDP_HEADROOM_BYTES <= small { small } else { page };
+        let parts = needed_bytes.div_ceil(frame_bytes - XDP_HEADROOM_BYTES).max(1);
+        (parts <= PARTS_MAX).then_some(Layout { frame_bytes, parts })
     }
-    symbol.copy_from_slice(packet.symbol);
+
+    fn part_bytes(&self) -> usize {
+        self.frame_bytes - XDP_HEADROOM_BYTES
+    }
+}
+
+/// Writes all headers at the start of `frame`, and returns the room behind them, for the symbol or its first part.
+fn write_start<'a>(template: &FrameTemplate, packet: &Packet<'_>, frame: &'a mut [u8]) -> Result<&'a mut [u8], Error> {
+    let too_long = || Error::Unsuitable(format!("a packet of {} bytes does not fit its frame", packet.payload_bytes()));
+    let (headers, payload) = frame.split_at_mut_checked(template.header_bytes()).ok_or_else(too_long)?;
+    let (header, room) = payload.split_first_chunk_mut::<HEADER_BYTES>().ok_or_else(too_long)?;
     packet.header.write(header, packet.symbol);
-    template.write(frame, packet.payload_bytes()).map_err(|_| too_long())?;
-    Ok(())
+    template.write_headers(headers, header, packet.symbol).map_err(|_| too_long())?;
+    Ok(room)
 }
 
 /// The operating system's error under one of xsk-rs's.
@@ -316,15 +368,20 @@ mod tests {
     use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
 
     #[test]
-    fn ordinary_frames_take_half_a_page_and_jumbo_frames_do_not_fit() {
-        assert_eq!(frame_bytes_for(1498), Some(2048));
-        assert_eq!(frame_bytes_for(1792), Some(2048));
-        assert_eq!(frame_bytes_for(1793), Some(4096));
-        assert_eq!(frame_bytes_for(3841), None);
+    fn ordinary_packets_take_half_a_page_and_jumbo_ones_several() {
+        let of = |needed_bytes| Layout::new(needed_bytes).map(|layout| (layout.frame_bytes, layout.parts));
+        assert_eq!(of(1498), Some((2048, 1)));
+        assert_eq!(of(1792), Some((2048, 1)));
+        assert_eq!(of(1793), Some((4096, 1)));
+        assert_eq!(of(3840), Some((4096, 1)));
+        assert_eq!(of(3841), Some((4096, 2)));
+        assert_eq!(of(9014), Some((4096, 3)));
+        assert_eq!(of(PARTS_MAX * 3840), Some((4096, PARTS_MAX)));
+        assert_eq!(of(PARTS_MAX * 3840 + 1), None);
     }
 
     #[test]
-    fn a_frame_holds_headers_and_symbol() {
+    fn a_frame_holds_headers_and_as_much_of_the_symbol_as_fits() {
         let template =
             FrameTemplate::new(MacAddress([2, 0, 0, 0, 0, 1]), "10.0.0.1:4700".parse().unwrap(), "239.0.0.1:4700".parse().unwrap(), 1)
                 .unwrap();
@@ -339,11 +396,13 @@ mod tests {
         };
         let symbol = [0xAB; 64];
         let mut frame = vec![0; template.header_bytes() + HEADER_BYTES + symbol.len()];
-        write_frame(&template, &Packet { header, symbol: &symbol }, &mut frame).unwrap();
+        let packet = Packet { header, symbol: &symbol };
+        write_start(&template, &packet, &mut frame).unwrap().copy_from_slice(&symbol);
         assert_eq!(Header::parse(&frame[42..]), Ok((header, &symbol[..])));
         assert_eq!(&frame[..3], &[0x01, 0x00, 0x5E]);
-        let short = frame.len() - 1;
-        assert!(write_frame(&template, &Packet { header, symbol: &symbol }, &mut frame[..short]).is_err());
-        assert!(write_frame(&template, &Packet { header, symbol: &symbol }, &mut frame[..20]).is_err());
+        // Of a packet in several frames the first holds what fits.
+        assert_eq!(write_start(&template, &packet, &mut frame[..90]).unwrap().len(), 90 - 42 - HEADER_BYTES);
+        assert!(write_start(&template, &packet, &mut frame[..60]).is_err());
+        assert!(write_start(&template, &packet, &mut frame[..20]).is_err());
     }
 }
