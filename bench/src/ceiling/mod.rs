@@ -119,7 +119,7 @@ impl Bench<'_> {
         let mut kernel = Row::at_most(format!("1 packet in 10 wanted, MTU {mtu}; without: everything fetched by AF_XDP"), 0.1);
         let mut stack = Row::at_most(format!("1 packet in 10 wanted, MTU {mtu}; without: everything through a UDP socket"), 0.1);
         for _ in 0..repetitions {
-            let done = transfer::run(&self.lab, self.programs, &self.scratch.path, &files.source, &files.pack)?;
+            let done = transfer::run(&self.lab, self.programs, &self.scratch.path, &files.source, &files.pack_in_memory)?;
             let frame_bytes = HEADERS_BYTES + usize::from(done.symbol_bytes);
             let bare = self.bare(frame_bytes, Sink::Copy)?;
             figures.link = bare.description;

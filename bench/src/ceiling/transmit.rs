@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,7 @@ use sender::transmit::{self, Choice, Mode, Packet, Transmit, TransmitConfig};
 use wire::packet::{HEADER_BYTES, Kind};
 use wire::report::{ChunkRange, Report};
 use wire::session::SessionParameters;
-use wire::{ChunkId, StreamId};
+use wire::{ChunkId, Sequence, StreamId};
 
 use crate::lab::{Lab, inside};
 use crate::limits::network::{self, HEADERS_BYTES, Link, SESSION, Sink, Take};
@@ -56,7 +56,7 @@ fn send(link: &Link, pack: &Arc<Pack>, symbol_bytes: u16, duration: Duration) ->
     let symbols = pack.chunks().iter().map(|chunk| u64::from(parameters.source_symbols(chunk.stored_bytes))).sum();
     let all = ChunkRange { first: ChunkId(0), count: chunk_count };
     let (events, events_out) = bounded(64);
-    let sent = Arc::new(Mutex::new(Vec::new()));
+    let sent = Arc::new(Mutex::new(Gone::default()));
     let engine = Engine::start(
         EngineConfig {
             pack: Arc::clone(pack),
@@ -106,17 +106,34 @@ struct Noting {
     inner: Box<dyn Transmit>,
     /// By chunk id.
     symbols: Vec<u16>,
-    sent: Arc<Mutex<Vec<ChunkId>>>,
+    sent: Arc<Mutex<Gone>>,
+}
+
+/// What has left since the last report.
+#[derive(Default)]
+struct Gone {
+    chunks: Vec<ChunkId>,
+    sync: Option<Sequence>,
+}
+
+impl Noting {
+    fn gone(&self) -> MutexGuard<'_, Gone> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Transmit for Noting {
     fn send(&mut self, packets: &[Packet<'_>]) -> Result<usize, transmit::Error> {
         let count = self.inner.send(packets)?;
-        for Packet { header, .. } in packets[..count].iter().filter(|packet| packet.header.kind == Kind::Symbol) {
+        for Packet { header, .. } in &packets[..count] {
+            if header.kind == Kind::Sync {
+                self.gone().sync = Some(header.sequence);
+                continue;
+            }
             let Some(symbols) = self.symbols.get_mut(header.chunk.index()) else { continue };
             *symbols += 1;
             if *symbols == header.source_symbols {
-                self.sent.lock().unwrap_or_else(PoisonError::into_inner).push(header.chunk);
+                self.gone().chunks.push(header.chunk);
             }
         }
         Ok(count)
@@ -132,11 +149,12 @@ impl Transmit for Noting {
 }
 
 /// The only receiver says that nothing is lost and all chunks that have left are there.
-fn report(events: &Sender<ControlEvent>, receiver: ReceiverId, sent: &Mutex<Vec<ChunkId>>, done: &AtomicBool) {
+fn report(events: &Sender<ControlEvent>, receiver: ReceiverId, sent: &Mutex<Gone>, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
-        let chunks = std::mem::take(&mut *sent.lock().unwrap_or_else(PoisonError::into_inner));
+        let Gone { chunks, sync } = std::mem::take(&mut *sent.lock().unwrap_or_else(PoisonError::into_inner));
+        let passed = sync.map(|sync| (StreamId(0), sync)).into_iter().collect();
         let completed = chunks.into_iter().map(|first| ChunkRange { first, count: 1 }).collect();
-        let report = Report { completed, packets_seen: REPORTED_PACKETS, packets_sent: REPORTED_PACKETS, ..Report::default() };
+        let report = Report { passed, completed, packets_seen: REPORTED_PACKETS, packets_sent: REPORTED_PACKETS, ..Report::default() };
         // The engine has ended; who measures it will notice.
         if events.send(ControlEvent::Reported { receiver, report }).is_err() {
             return;
