@@ -1,7 +1,7 @@
 //! `discus-bench ceiling`: how near discus comes to what the machine does with the same packets and nothing else: each thing beside its bare
 //! counterpart, in turn, in one run, as ratios.
 //!
-//! * A transfer of an incompressible image onto a disk (O_DIRECT), beside packets that are sent, received, checked and copied, at each MTU.
+//! * A transfer of an incompressible image from memory onto a disk (O_DIRECT), beside packets that are sent, received, checked and copied, at each MTU.
 //! * The sender's engine alone (reading from memory, hashing, scheduling, pacing), beside a loop that only transmits; the receiver's filter drops all of it.
 //! * A receiver that wants one packet in ten, beside the same receiver without the filter, at the same rate: processor time.
 
@@ -72,7 +72,7 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     let memory = Scratch::new(&args.memory)?;
     let pack_in_memory = memory.path.join("pack");
     std::fs::copy(&pack, &pack_in_memory).with_context(|| format!("copying the pack to {}", args.memory.display()))?;
-    let files = Files { source, pack, pack_in_memory };
+    let files = Files { source, pack_in_memory };
     let mut figures = Figures { provenance: Provenance::of_this_run(), link: String::new(), rows: Vec::new() };
     for &mtu_bytes in &args.mtu {
         let bench = Bench {
@@ -98,7 +98,6 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
 /// What is transferred.
 struct Files {
     source: PathBuf,
-    pack: PathBuf,
     pack_in_memory: PathBuf,
 }
 
@@ -116,8 +115,11 @@ impl Bench<'_> {
         let mtu = self.mtu_bytes;
         let mut transfers = Row::new(format!("transfer onto the disk, MTU {mtu}"), "Gbit/s of image, and of payload", 0.85);
         let mut transmits = Row::new(format!("transmitting, MTU {mtu}"), "Gbit/s of frames", 0.95);
-        let mut kernel = Row::at_most(format!("1 packet in 10 wanted, MTU {mtu}; without: everything fetched by AF_XDP"), 0.1);
-        let mut stack = Row::at_most(format!("1 packet in 10 wanted, MTU {mtu}; without: everything through a UDP socket"), 0.1);
+        let mut kernel = Row::at_most(format!("1 packet in 10 wanted, MTU {mtu}; without: sorted in user space behind AF_XDP"), None);
+        let mut stack = Row::at_most(
+            format!("1 packet in 10 wanted, MTU {mtu}; without: sorted in user space behind a UDP socket, as with --xdp off"),
+            Some(0.1),
+        );
         for _ in 0..repetitions {
             let done = transfer::run(&self.lab, self.programs, &self.scratch.path, &files.source, &files.pack_in_memory)?;
             let frame_bytes = HEADERS_BYTES + usize::from(done.symbol_bytes);

@@ -96,8 +96,8 @@ struct Waiting {
 }
 
 impl Assembler {
-    /// An assembler that has nothing yet. Memory: four bytes per chunk id up to the image's largest, some 40 bytes per chunk of the image, and 200
-    /// per entry that is ever used at once; the symbols are in the caller's buffers.
+    /// An assembler that has nothing yet. Memory: four bytes per chunk id up to the image's largest, some 50 bytes per chunk of the image, and 250
+    /// per entry that can be used at once; the symbols are in the caller's buffers.
     pub fn new(config: AssembleConfig) -> Assembler {
         let mut index_of = Vec::new();
         let mut chunks: Vec<Chunk> = Vec::with_capacity(config.chunks.len());
@@ -125,17 +125,20 @@ impl Assembler {
                 }
             }
         }
+        // What grows with the packets that come has its memory from the start.
+        let entries_max = config.entries.max(1);
+        let entries_used = entries_max.min(unfinished);
         Assembler {
             parameters: config.parameters,
+            unsettled: Vec::with_capacity(chunks.len()),
             chunks,
             index_of,
-            entries: Vec::new(),
-            entries_max: config.entries.max(1),
-            free: Vec::new(),
+            entries: Vec::with_capacity(entries_used),
+            entries_max,
+            free: Vec::with_capacity(entries_used),
             no_victim: false,
             unfinished,
-            unsettled: Vec::new(),
-            pending: Vec::new(),
+            pending: Vec::with_capacity(entries_used),
             verified: Vec::new(),
             listening: None,
             positions: Positions::default(),

@@ -44,13 +44,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// While packets come, they are left to gather for a while and then fetched at once: whoever sleeps in poll is woken for each few of them, which costs the
 /// core that delivers them as much as the delivery. For how long follows from how many came, within these limits …
 const GATHER_MIN: Duration = Duration::from_micros(100);
-const GATHER_MAX: Duration = Duration::from_millis(1);
-/// … and within this part of a queue's frames at a packet a microsecond, 12 Gbit/s at MTU 1500.
-const GATHER_PART_OF_FRAMES: u64 = 8;
+const GATHER_MAX: Duration = Duration::from_millis(2);
+/// … and within this part of a queue's frames at a packet a microsecond, 12 Gbit/s at MTU 1500: after a stretch of other images' chunks comes one of ours.
+const GATHER_PART_OF_FRAMES: u64 = 4;
 /// Fewer packets are hardly worth waking up for; more leave the cache before they are fetched.
 const GATHERED_MIN: usize = 64;
 const GATHERED_MAX: usize = 192;
-/// After so many times without a packet, up to 20 ms, the stream is silent, and its next packet wakes us.
+/// After so many times without a packet, up to 40 ms, the stream is silent, and its next packet wakes us.
 const GATHER_ROUNDS: u32 = 20;
 
 /// `XDP_OPTIONS` says whether the bind got zero-copy (linux/if_xdp.h).
@@ -377,7 +377,7 @@ mod tests {
         let mut gather = Gather::new(8192);
         assert_eq!(gather.next(), None, "nothing has come");
         // Packets a second, and how many are fetched at a time in the end.
-        for (rate, gathered) in [(1_000_000, 90..=200), (400_000, 60..=200), (100_000, 60..=125), (10_000, 9..=11)] {
+        for (rate, gathered) in [(1_000_000, 90..=200), (400_000, 60..=200), (100_000, 60..=200), (10_000, 19..=21)] {
             let mut packets = 1;
             for _ in 0..100 {
                 gather.came(packets);
@@ -390,7 +390,7 @@ mod tests {
         // 64 queues share the memory.
         let mut small = Gather::new(FRAMES_PER_QUEUE_MIN);
         small.came(1);
-        assert!(small.next().unwrap() <= Duration::from_micros(64));
+        assert!(small.next().unwrap() <= Duration::from_micros(128));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub use quorum::Tally;
 use crate::control::{ControlEvent, Priorities};
 use crate::schedule::{Delivery, DeliveryConfig, GROUP_CHUNKS_MAX, Order, ReceiverId, ScheduleConfig, StragglerPolicy};
 use crate::transmit::{self, LINK_OVERHEAD_BYTES, Mode, Transmit};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use dispatch::{Dispatcher, JOBS_AHEAD, Notice, StreamSlot};
 use image::Pack;
 use image::restore::BufferPool;
@@ -153,6 +153,9 @@ pub struct Sent {
     pub frame_bytes: u64,
 }
 
+/// See [`Engine::start`]. The dispatcher takes notices whatever else it does, so that nobody waits long even when there are more.
+const NOTICES_SPARE: usize = 16;
+
 /// A running engine. Dropping it stops it.
 pub struct Engine {
     states: Vec<Arc<StreamState>>,
@@ -179,7 +182,8 @@ impl Engine {
         let buffers = (config.cache_bytes / buffer_bytes).min(pack.chunks().len().max(1)).max(buffers_min);
         let pool = BufferPool::new(buffers, buffer_bytes).map_err(Error::Memory)?;
 
-        let (notices, notices_out) = unbounded();
+        // Room for a notice of each job, an error of each thread and some stops: the data path allocates nothing for them.
+        let (notices, notices_out) = bounded(jobs_max + NOTICES_SPARE);
         let (requests, requests_out) = bounded(jobs_max);
         let (ended_in, ended) = bounded(1);
         let stop = Arc::new(AtomicBool::new(false));
