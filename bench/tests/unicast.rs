@@ -169,6 +169,7 @@ impl Stage {
             cores: Vec::new(),
             unicast,
             restore_bytes_per_second: 0,
+            restore_rate_is_known: false,
             report_interval_us: enrolled.report_interval_us,
             acknowledge_within: DEADLINE,
             progress: Arc::clone(&progress),

@@ -55,6 +55,9 @@ fn exits<E: Into<anyhow::Error>>(exit_code: u8) -> impl FnOnce(E) -> Failure {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == cli::doctor::NAME) {
+        return cli::doctor::run();
+    }
     let options = Options::parse();
     log_to_stderr();
 
@@ -236,6 +239,7 @@ fn prepare(
         cores: if options.cores.is_empty() { default_cores() } else { options.cores.clone() },
         unicast: options.unicast,
         restore_bytes_per_second,
+        restore_rate_is_known: options.restore_rate.is_some(),
         report_interval_us: enrolled.report_interval_us,
         acknowledge_within: options.server_timeout,
         notices,

@@ -290,6 +290,7 @@ impl Run {
             cores: Vec::new(),
             unicast: UnicastMode::Never,
             restore_bytes_per_second: 0,
+            restore_rate_is_known: false,
             report_interval_us: 1000,
             acknowledge_within: Duration::from_millis(300),
             progress: Arc::clone(&self.progress),

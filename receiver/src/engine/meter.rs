@@ -12,14 +12,21 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub(super) struct RestoreMeter {
     /// Since when there is a backlog, or the last rate was said, and what had been written by then.
     since: Option<(Instant, u64)>,
+    /// What the operator knows, until it is said.
+    known: u64,
 }
 
 impl RestoreMeter {
+    /// Says what the operator knows first; 0: nothing.
+    pub(super) fn knowing(known_bytes_per_second: u64) -> RestoreMeter {
+        RestoreMeter { known: known_bytes_per_second, ..RestoreMeter::default() }
+    }
+
     /// So many stored bytes are written by `now`. Bytes a second, when there is something to be said; else 0.
     pub(super) fn look(&mut self, now: Instant, backlog_permille: u16, written_bytes: u64) -> u64 {
         if backlog_permille <= BUSY_PERMILLE {
             self.since = None;
-            return 0;
+            return std::mem::take(&mut self.known);
         }
         let (since, before) = *self.since.get_or_insert((now, written_bytes));
         let time = now.saturating_duration_since(since);

@@ -79,6 +79,8 @@ pub struct Setup {
     pub unicast: UnicastMode,
     /// What this machine restores, in bytes of stored chunks a second; 0 when it is not known.
     pub restore_bytes_per_second: u64,
+    /// That is what the operator says, and not what a short test found.
+    pub restore_rate_is_known: bool,
     /// Least time between reports.
     pub report_interval_us: u32,
     /// How long to wait for the sender to acknowledge the completion.
@@ -166,7 +168,9 @@ pub fn run(setup: Setup, link: &dyn Link) -> Result<Finished, Error> {
 /// Receives and writes all chunks and finishes the target.
 fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
     let Setup { parameters, manifest, streams, opened, target, present, plan, workers, cores, .. } = setup;
-    let Setup { report_interval_us, progress, notices, stop, unicast: unicast_mode, restore_bytes_per_second, .. } = setup;
+    let Setup {
+        report_interval_us, progress, notices, stop, unicast: unicast_mode, restore_bytes_per_second, restore_rate_is_known, ..
+    } = setup;
     let pool = BufferPool::new(plan.assembly_buffers, plan.assembly_buffer_bytes)?;
     let raw_pool = BufferPool::new(plan.raw_buffers, plan.raw_buffer_bytes)?;
     let pools: &[&BufferPool] = if plan.raw_buffers > 0 { &[&pool, &raw_pool] } else { &[&pool] };
@@ -241,7 +245,7 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             streams,
             silence: Silence::new(started),
             unicast: Unicast::default(),
-            meter: RestoreMeter::default(),
+            meter: RestoreMeter::knowing(if restore_rate_is_known { restore_bytes_per_second } else { 0 }),
             unicast_mode,
             profile,
             waiting: None,

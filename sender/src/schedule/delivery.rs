@@ -230,9 +230,10 @@ impl Delivery {
         standing.packets_sent = standing.packets_sent.saturating_add(report.packets_sent);
         standing.packets_lost = standing.packets_lost.saturating_add(lost);
         if report.restore_bytes_per_second > 0 {
+            let is_news = !std::mem::replace(&mut standing.is_shown, true);
             standing.restore_bytes_per_second = report.restore_bytes_per_second;
             let planned = member.planned_rate;
-            self.news |= report.restore_bytes_per_second.abs_diff(planned) > planned / RATE_NEWS_SHARE;
+            self.news |= is_news || report.restore_bytes_per_second.abs_diff(planned) > planned / RATE_NEWS_SHARE;
         }
         for lane in self.lanes.iter_mut().filter(|lane| lane.has(receiver)) {
             lane.scheduler.handle(now, Event::Reported { receiver, report: report.clone() });

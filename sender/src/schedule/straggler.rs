@@ -55,6 +55,8 @@ const RELATIVE_LOSS: f64 = 0.25;
 pub(super) struct Standing {
     /// Bytes of chunks a second; 0: not known.
     pub(super) restore_bytes_per_second: u64,
+    /// It has reported that rate of what it restored; until then it is what a short test before the transfer said, which others may have disturbed.
+    pub(super) is_shown: bool,
     pub(super) packets_sent: u64,
     pub(super) packets_lost: u64,
 }
@@ -144,7 +146,12 @@ mod tests {
 
     #[test]
     fn who_cannot_keep_up_depends_on_the_threshold() {
-        let standing = |restore_bytes_per_second, packets_lost| Standing { restore_bytes_per_second, packets_sent: 100_000, packets_lost };
+        let standing = |restore_bytes_per_second, packets_lost| Standing {
+            restore_bytes_per_second,
+            is_shown: true,
+            packets_sent: 100_000,
+            packets_lost,
+        };
         let policy = |text: &str| text.parse::<StragglerPolicy>().unwrap();
         assert!(policy("drop").applies(&standing(20, 0), 100) && !policy("drop").applies(&standing(30, 0), 100));
         assert!(policy("drop").applies(&standing(0, 30_000), 100), "loss");

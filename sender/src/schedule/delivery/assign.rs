@@ -14,6 +14,8 @@ const ONE_STREAM_ENOUGH: f64 = 1.03;
 const EXPRESS_GAIN: f64 = 0.2;
 /// A stream may be this much faster than planned, as far as the cap allows: receivers may restore more than they said, and push back when they do not.
 const MARGIN: f64 = 1.1;
+/// … while some have not shown what they restore: a test that others disturbed must not hold a stream down.
+const MARGIN_UNSHOWN: f64 = 4.0;
 /// What is sent beyond source symbols, as far as it can be planned for: syncs and repair.
 const OVERHEAD: f64 = 1.02;
 
@@ -159,7 +161,12 @@ impl Delivery {
         let slowest = situation.receivers.iter().map(|&(_, rate)| rate).min().unwrap_or(unlimited);
         let remaining: u64 = situation.classes.iter().map(|class| class.remaining_bytes).sum();
         let one_stream = remaining as f64 / slowest as f64;
-        situation.express = self.config.stragglers.remedy == Remedy::SlowStream && situation.gain() > EXPRESS_GAIN;
+        // What express streams carry crosses the link twice: not before it is certain who is slow.
+        let standings = || self.members.values().filter(|member| !member.unicast && !member.want.is_empty()).map(|member| member.standing);
+        let is_certain =
+            standings().filter(|standing| standing.restore_bytes_per_second > 0).min_by_key(|standing| standing.restore_bytes_per_second);
+        let is_certain = is_certain.is_some_and(|slowest| slowest.is_shown);
+        situation.express = self.config.stragglers.remedy == Remedy::SlowStream && is_certain && situation.gain() > EXPRESS_GAIN;
         if !situation.express && one_stream <= bound * ONE_STREAM_ENOUGH {
             return (Vec::new(), ids);
         }
@@ -196,7 +203,9 @@ impl Delivery {
         let mut assignment = Assignment { base: self.assignment.base.clone(), express: Vec::new() };
         let mut taken = vec![false; count];
         let total: f64 = streams.iter().map(|stream| stream.bytes_per_second as f64).sum();
-        let margin = (self.cap_bytes_per_second() as f64 / total.max(1.0)).clamp(1.0, MARGIN);
+        let all_shown = ids.iter().filter_map(|id| self.members.get(id)).all(|member| member.standing.is_shown);
+        let margin_max = if all_shown { MARGIN } else { MARGIN_UNSHOWN };
+        let margin = (self.cap_bytes_per_second() as f64 / total.max(1.0)).clamp(1.0, margin_max);
         // A class stays on its stream where it can, so that little has to move; the largest choose first.
         let mut order: Vec<&StreamPlan> = streams.iter().collect();
         order.sort_by_key(|stream| (stream.pace == Pace::Express, std::cmp::Reverse(stream.bytes_per_second)));

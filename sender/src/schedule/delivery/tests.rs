@@ -62,6 +62,14 @@ impl Scene {
         self.obey();
     }
 
+    /// The receivers report what they restored.
+    fn show(&mut self, rates: &[(u64, u64)]) {
+        for &(receiver, restore_bytes_per_second) in rates {
+            let report = Report { restore_bytes_per_second, ..Report::default() };
+            self.delivery.handle(self.now, Event::Reported { receiver: ReceiverId(receiver), report });
+        }
+    }
+
     fn obey(&mut self) {
         for (receiver, order) in self.delivery.take_orders() {
             if let Order::Listen(streams) = &order {
@@ -145,6 +153,7 @@ fn one_stream_does_when_the_link_is_the_limit() {
 fn devices_of_a_quarter_of_the_link_get_parallel_streams_at_rates_by_what_is_left() {
     let mut scene = Scene::new(&[700, 300, 300, 300, 300], 8, "slow-stream");
     four_images(&mut scene, LINK / 4);
+    scene.show(&[0, 1, 2, 3].map(|image| (image, LINK / 4)));
     (0..6).for_each(|_| _ = scene.step());
     assert_eq!(scene.delivery.streams_in_use(), 5);
     for image in 0..4 {
@@ -183,6 +192,10 @@ fn a_fast_receiver_gets_a_stream_of_its_own_beside_a_slow_one_from_the_other_end
     let mut scene = Scene::new(&[1_000], 2, "slow-stream");
     scene.join(0, &[range(0, 1_000)], LINK / 4);
     scene.join(1, &[range(0, 1_000)], LINK);
+    (0..4).for_each(|_| _ = scene.step());
+    assert_eq!((scene.streams_of(0).len(), scene.streams_of(1).len()), (1, 1), "a test before the transfer may have been disturbed");
+    scene.show(&[(0, LINK / 4)]);
+    scene.now = scene.now.after(PLAN_INTERVAL_US);
     (0..4).for_each(|_| _ = scene.step());
     assert_eq!((scene.streams_of(0).len(), scene.streams_of(1).len()), (1, 2));
     let express = scene.streams_of(1).into_iter().find(|stream| !scene.streams_of(0).contains(stream)).unwrap();
