@@ -323,6 +323,7 @@ fn the_intake_allocates_nothing_for_packets_and_whole_chunks() {
         cores: Vec::new(),
         unicast: UnicastMode::Never,
         restore_bytes_per_second: 0,
+        restore_rate_is_known: false,
         report_interval_us: 10_000,
         acknowledge_within: Duration::from_secs(5),
         progress: Arc::clone(&progress),

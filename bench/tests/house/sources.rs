@@ -6,6 +6,8 @@ use crate::tree::File;
 /// The modules that may hold unsafe code: they touch UMEM, rings, memory maps, registered buffers or the processor's vectors. A module is
 /// added here only after someone has asked whether safe code would do.
 pub(crate) const UNSAFE_MODULES: &[&str] = &[
+    // A global allocator is unsafe by nature.
+    "bench/tests/allocations.rs",
     "bench/src/impair/link.rs",
     "bench/src/impair/skeleton.rs",
     "bpf/src/kernel.rs",
