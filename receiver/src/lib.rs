@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod control;
+pub mod doctor;
 pub mod engine;
 pub mod intake;
 pub mod interface;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use command::{dismiss, exit, inspect, keygen, pack, restore, serve, set, sign, status, tune, verify};
+use command::{dismiss, doctor, exit, inspect, keygen, pack, restore, serve, set, sign, status, tune, verify};
 
 /// Provision many machines at once: images are packed together, and what they share is sent once.
 #[derive(Parser)]
@@ -29,6 +29,7 @@ enum Command {
     Set(set::SetArgs),
     Dismiss(dismiss::DismissArgs),
     Tune(tune::TuneArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Set(args) => set::run(args),
         Command::Dismiss(args) => dismiss::run(args),
         Command::Tune(args) => tune::run(args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("discus: {error:#}");

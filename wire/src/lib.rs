@@ -5,11 +5,13 @@
 //! * [`erasure`]: repair symbols over the source symbols of a chunk.
 //! * [`session`]: the parameters that a sender and its receivers share.
 //! * [`report`]: what a receiver tells its sender, as checked types.
+//! * [`doctor`]: what the doctors of both ends send and hear, and how they say what they found.
 //! * [`Fingerprint`]: how a receiver knows its sender's certificate.
 //! * [`proto`]: the control-plane schema (gRPC), generated from `wire/proto`.
 //!
-//! This crate knows nothing of files, sockets or clocks.
+//! This crate knows nothing of files, sockets or clocks, but that [`doctor`] listens for queries.
 
+pub mod doctor;
 pub mod erasure;
 mod fingerprint;
 pub mod frame;

@@ -16,5 +16,6 @@ pub use buffer_pool::{Buffer, BufferPool};
 pub use decode::{check_chunk, decode_chunk};
 pub use from_pack::{RestoreReport, restore};
 pub use present::{Present, ScanProgress};
+pub use ring::io_uring_available;
 pub use target::{Target, TargetOptions};
 pub use writer::Writer;

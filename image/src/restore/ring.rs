@@ -54,6 +54,14 @@ pub(super) struct Ring {
     _pools: Vec<BufferPool>,
 }
 
+/// Whether the kernel lets this process have an io_uring, without which nothing is restored.
+///
+/// # Errors
+/// [`Error::Uring`], with the kernel's answer.
+pub fn io_uring_available() -> Result<()> {
+    IoUring::new(2).map(drop).map_err(|error| Error::Uring { error })
+}
+
 impl Ring {
     /// A ring for `depth` reads and writes at a time. The buffers of `pools` are registered; when the kernel refuses that, the second value says why
     /// and writes name their memory each time.

@@ -22,7 +22,10 @@ const EXIT_CODES: &str = "Exit codes:
     9  the pack is not signed by --verify-key, or what the sender sent is not what was signed; nothing was written
   130  interrupted (SIGINT); 143: terminated (SIGTERM)
 After any code but 0 the target does not look whole: a file has the name TARGET.partial or is gone, a device has no first page.
-The same command with --resume goes on from there.";
+The same command with --resume goes on from there.
+
+discus-receive doctor --interface IF looks for what would make a transfer fail or slow; it has a --help of its own.
+(An image of the name `doctor` is received when some option stands before its name.)";
 
 /// Receive an image from a discus sender and write it to a disk, a file or a directory.
 #[derive(Parser, Debug)]

@@ -92,6 +92,11 @@ impl PacketFilter {
         self.wants.clone()
     }
 
+    /// Whether packets are filtered before the network stack sees them.
+    pub fn is_in_kernel(&self) -> bool {
+        matches!(self.place, Place::Kernel(_))
+    }
+
     /// The filter in the kernel, or why there is none.
     pub(super) fn kernel(&self) -> Result<&Filter, &str> {
         match &self.place {

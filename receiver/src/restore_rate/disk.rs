@@ -44,20 +44,31 @@ pub(super) fn write_rate(manifest: &Manifest, target: &Path, resume: bool, writt
             let places = data_blocks(manifest, test_bytes);
             open(OpenOptions::new().read(true).write(true), target, 0).and_then(|device| rate(&device, &places, Fill::AsItIs))
         }
-        _ => {
-            let directory = match found {
-                Some(found) if found.is_dir() => target,
-                _ => target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-            };
-            let places: Vec<u64> = (0..test_bytes / BLOCK_BYTES).map(|block| block * BLOCK_BYTES).collect();
-            open(OpenOptions::new().write(true), directory, libc::O_TMPFILE).and_then(|file| {
-                // As the target's own space is taken before it is written; a file system that cannot do it goes without.
-                let _ = fallocate(&file, FallocateFlags::empty(), 0, test_bytes);
-                rate(&file, &places, Fill::Noise)
-            })
-        }
+        _ => beside(target, test_bytes),
     };
     outcome.map_err(|error| format!("the write test at {} failed: {error}", target.display()))
+}
+
+/// The same without an image: of the file system that holds `target`, or would hold it.
+///
+/// # Errors
+/// As [`write_rate`]; and for devices.
+pub(super) fn write_rate_beside(target: &Path) -> Result<u64, String> {
+    if std::fs::metadata(target).is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+        return Err(format!("{}: a device is written to only when an image is about to replace what it holds", target.display()));
+    }
+    beside(target, TEST_BYTES_MAX).map_err(|error| format!("the write test at {} failed: {error}", target.display()))
+}
+
+/// Writes to a file without a name, in the directory that holds `target` or is it.
+fn beside(target: &Path, test_bytes: u64) -> io::Result<u64> {
+    let directory =
+        if target.is_dir() { target } else { target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")) };
+    let places: Vec<u64> = (0..test_bytes / BLOCK_BYTES).map(|block| block * BLOCK_BYTES).collect();
+    let file = open(OpenOptions::new().write(true), directory, libc::O_TMPFILE)?;
+    // As the target's own space is taken before it is written; a file system that cannot do it goes without.
+    let _ = fallocate(&file, FallocateFlags::empty(), 0, test_bytes);
+    rate(&file, &places, Fill::Noise)
 }
 
 /// With `O_DIRECT` where that is possible.

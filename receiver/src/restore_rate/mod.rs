@@ -51,6 +51,14 @@ pub fn measure(manifest: &Manifest, target: &Path, resume: bool, threads: usize)
     Ok(RestoreRate { disk, processor, restore, took: started.elapsed() })
 }
 
+/// What the file system that holds `target`, or would hold it, takes in bytes a second; nothing is changed, and devices are not written to.
+///
+/// # Errors
+/// Why it cannot be said, for the operator.
+pub fn write_rate_beside(target: &Path) -> Result<u64, String> {
+    disk::write_rate_beside(target)
+}
+
 /// The image's stored bytes, and what is written of them: a chunk may have several places.
 fn weights(manifest: &Manifest) -> (u64, u64) {
     let stored_bytes = manifest.chunks.iter().map(|chunk| u64::from(chunk.stored_bytes)).sum();

@@ -1,6 +1,7 @@
 //! The subcommands of `discus`: each has its arguments as a clap struct and a `run`.
 
 pub(crate) mod dismiss;
+pub(crate) mod doctor;
 pub(crate) mod exit;
 pub(crate) mod inspect;
 pub(crate) mod keygen;

@@ -1,0 +1,83 @@
+//! `discus doctor`: what stands between this machine and a good transfer, and a stream of probes for receivers' doctors.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::Args;
+use sender::doctor::{examine, probe, probed};
+use sender::interface::Interface;
+use sender::transmit::Choice;
+use wire::doctor::{Finding, Listening};
+
+use super::rate::Rate;
+
+/// Look for what would make transfers fail or slow; with --probe also send what receivers' doctors measure.
+///
+/// Each line is ok, warn or FAIL, and says what to do. Start `discus-receive doctor` on the receivers first: these then see whether multicast arrives,
+/// in packets of which size, and up to which rate none is lost.
+#[derive(Args)]
+#[command(after_help = "Exit codes: 0 all is well; 20 the worst line is a warning; 21 something fails; 2 wrong usage")]
+pub(crate) struct DoctorArgs {
+    /// The interface that images are sent over.
+    #[arg(short, long, value_name = "IF")]
+    interface: String,
+    /// Send probes to the group, up to --rate: takes about as much of the network as a transfer, for some seconds.
+    #[arg(long)]
+    probe: bool,
+    /// The highest rate of probes: bits a second on the wire such as 10G.
+    #[arg(long, default_value = "1G", requires = "probe")]
+    rate: Rate,
+    /// How often to go through all rates.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000), requires = "probe")]
+    rounds: u32,
+    /// The group, as for serve.
+    #[arg(long, value_name = "GROUP:PORT", default_value = "239.192.68.1:4700")]
+    group: SocketAddr,
+    /// TTL or hop limit: how many routers packets may pass, and one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    ttl: u8,
+    /// How packets leave, as for serve.
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    transmit: Choice,
+    /// Listen for so many seconds for queries for memberships, at least.
+    #[arg(long, value_name = "S", default_value_t = 5)]
+    listen: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(args.group.ip().is_multicast(), "{} is not a multicast group", args.group.ip());
+    let show = |finding: &Finding| {
+        if !args.json {
+            println!("{finding}");
+        }
+    };
+    let listening = Interface::find(&args.interface).ok().map(|found| Listening::begin(&args.interface, found.index, args.group.ip()));
+    let mut examined = examine(&args.interface, args.group, args.ttl, args.transmit);
+    examined.findings.iter().for_each(show);
+    let mut findings = examined.findings;
+    let mut add = |finding: Finding| {
+        show(&finding);
+        findings.push(finding);
+    };
+    if let (true, Some(ready)) = (args.probe, &mut examined.ready) {
+        let stop = AtomicBool::new(false);
+        add(match probe(ready, args.rate.bits_per_second, args.rounds, &stop) {
+            Ok(sent) => probed(&sent),
+            Err(error) => Finding::fail("probes", error.to_string(), "see the lines above"),
+        });
+    }
+    match listening {
+        Some(Ok(listening)) => add(listening.end(Duration::from_secs(args.listen))),
+        Some(Err(error)) => add(Finding::warn("querier", format!("cannot listen for queries: {error}"), "run it as root")),
+        None => {}
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    }
+    Ok(ExitCode::from(Finding::worst(&findings).exit_code()))
+}
