@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
@@ -135,7 +135,15 @@ impl Stage {
             settings: Settings { rate_cap_bits_per_second: 1_000_000_000, priorities: Priorities::default() },
             access: OperatorAccess { token: OperatorToken::load_or_create(&state).unwrap(), public_status: false },
         };
-        let control = ControlServer::start(config, &identity, self.info.clone(), Arc::default(), sender).unwrap();
+        // A server that was stopped gives its port back a moment later.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let control = loop {
+            match ControlServer::start(config.clone(), &identity, self.info.clone(), Arc::default(), sender.clone()) {
+                Ok(control) => break control,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
         Server { control, events }
     }
 

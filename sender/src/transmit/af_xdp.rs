@@ -121,7 +121,7 @@ impl AfXdp {
         let name = config.interface.name.parse().map_err(|_| invalid("interface name"))?;
         // SAFETY: the UMEM is new and used by this socket alone, and no XDP program is loaded by it.
         let opened = unsafe { Socket::new(socket_config, &umem, &name, config.queue) };
-        let (transmit, receive, rings) =
+        let (transmit, mut receive, rings) =
             opened.map_err(|error| Error::AfXdp { what: "binding the socket", source: system_error(error.source()) })?;
         let Some((mut fill, completion)) = rings else {
             return Err(Error::AfXdp { what: "binding the socket", source: io::ErrorKind::AddrInUse.into() });
@@ -130,8 +130,10 @@ impl AfXdp {
             // The card now receives this queue's packets into our frames, and passes them to the stack by copy: without frames the
             // machine would hear nothing on the queue. They circulate within the kernel.
             let for_receive = free.split_off(TRANSMIT_FRAMES as usize);
-            // SAFETY: these frames belong to this UMEM and leave our hands here for good.
-            unsafe { fill.produce(&for_receive) };
+            // SAFETY: these frames belong to this UMEM and leave our hands here for good. The driver has looked before there were any, and
+            // looks again only when it is told to.
+            unsafe { fill.produce_and_wakeup(&for_receive, receive.fd_mut(), 0) }
+                .map_err(|source| Error::AfXdp { what: "giving the card frames to receive into", source })?;
         }
         Ok(AfXdp {
             zero_copy,
