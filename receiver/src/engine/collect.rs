@@ -26,6 +26,9 @@ pub(super) enum Supply {
     NoRoom,
 }
 
+/// Streams that are told apart; a session has 16 at most.
+const STREAMS_MAX: usize = 64;
+
 /// The assembler with the memory that it decides over.
 pub(super) struct Collector {
     pub(super) assembler: Assembler,
@@ -45,7 +48,9 @@ pub(super) struct Collector {
     given_up: u64,
     /// Whether a symbol was stored yet.
     has_data: bool,
-    /// `fetched` when the last sync came, if one came since this was last asked.
+    /// By stream: packets of it since its last sync.
+    since_sync: [u64; STREAMS_MAX],
+    /// What was fetched before the last syncs of all streams, if a sync came since this was last asked.
     synced_at: Option<u64>,
 }
 
@@ -72,6 +77,7 @@ impl Collector {
             damaged: 0,
             given_up: 0,
             has_data: false,
+            since_sync: [0; STREAMS_MAX],
             synced_at: None,
         }
     }
@@ -83,11 +89,16 @@ impl Collector {
             self.damaged += 1;
             return;
         };
-        self.fetched += u64::from(header.session == self.session);
+        if header.session == self.session {
+            self.fetched += 1;
+            if let Some(since) = self.since_sync.get_mut(usize::from(header.stream.0)) {
+                *since = if header.kind == Kind::Sync { 0 } else { *since + 1 };
+            }
+        }
         match header.kind {
             Kind::Symbol => self.symbol(&header, symbol),
             Kind::Sync => {
-                self.synced_at = Some(self.fetched);
+                self.synced_at = Some(self.fetched - self.since_sync.iter().sum::<u64>());
                 self.assembler.on_sync(&header);
             }
         }
@@ -203,7 +214,8 @@ impl Collector {
         self.buffer_count.saturating_sub(self.pool.available() + self.in_assembly)
     }
 
-    /// Packets of this session that got through the filter and were fetched up to the last sync, if one came since this was last called.
+    /// Packets of this session that got through the filter and were fetched before the last sync of their stream, if a sync came since this was
+    /// last called. What came after, of the same stream or of another one, belongs to no position that anybody has told yet.
     pub(super) fn take_synced(&mut self) -> Option<u64> {
         self.synced_at.take()
     }
@@ -241,15 +253,23 @@ mod tests {
         let (assembled, _kept) = crossbeam_channel::unbounded();
         let pool = BufferPool::new(4, 1024).unwrap();
         let mut collector = Collector::new(Assembler::new(config), 4, pool, WantSet::in_memory(2), &PARAMETERS, assembled);
-        let symbol = |number: u16| {
+        let symbol_of = |stream: u16, number: u16| {
             let (kind, session, chunk) = (Kind::Symbol, PARAMETERS.session, ChunkId(0));
-            let (symbol, sequence, stream) = (SymbolIndex(number), Sequence(number.into()), StreamId(0));
+            let (symbol, sequence, stream) = (SymbolIndex(number), Sequence(number.into()), StreamId(stream));
             packet(Header { kind, session, chunk, symbol, source_symbols: 10, sequence, stream }, &[1; 64])
         };
+        let symbol = |number: u16| symbol_of(0, number);
         (0..3).for_each(|number| collector.packet(&symbol(number)));
         collector.packet(&packet(Header::sync(PARAMETERS.session, 1, StreamId(0), Sequence(3)), &[]));
         (4..9).for_each(|number| collector.packet(&symbol(number)));
         assert_eq!(collector.take_synced(), Some(4), "three symbols and the sync");
         assert_eq!(collector.take_synced(), None);
+        // Nor what has come of another stream since its own last sync.
+        (0..7).for_each(|number| collector.packet(&symbol_of(1, number)));
+        let sync = |stream| packet(Header::sync(PARAMETERS.session, 1, StreamId(stream), Sequence(9)), &[]);
+        collector.packet(&sync(0));
+        assert_eq!(collector.take_synced(), Some(10), "nine of stream 0 and the sync");
+        collector.packet(&sync(1));
+        assert_eq!(collector.take_synced(), Some(18));
     }
 }

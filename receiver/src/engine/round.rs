@@ -252,8 +252,8 @@ impl Round<'_> {
             }
             any = true;
             if let Some(fetched) = collector.take_synced() {
-                // Packets seen up to the sync, so that their number belongs to the stream's position: what follows it in the same batch does not count,
-                // or its end would seem lost at the next sync. What waits in a ring is not lost; what was overrun there never comes, and is.
+                // Packets seen up to the streams' syncs, so that their number belongs to the streams' positions: what follows does not count, or its end
+                // would seem lost at the next sync. What waits in a ring is not lost; what was overrun there never comes, and is.
                 let seen = filter.counts().dropped + fetched;
                 collector.assembler.note_traffic(seen);
             }
