@@ -165,6 +165,7 @@ fn the_transmitter_allocates_nothing_once_it_sends() {
         cache_bytes: CACHE_BYTES_DEFAULT,
         classes: vec![all],
         stragglers: StragglerPolicy::default(),
+        last_by_unicast: false,
         orders: Box::new(|_, _| ()),
         cores: Cores::new(None),
         once: None,

@@ -1,4 +1,4 @@
-//! Images over the control connection: the real control server, the real link and the real engine, and no multicast at all.
+//! Images over the control connection: the real control server, the real link and the real engine, and no multicast, or one that lacks something.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,8 @@ use image::pack::{ImageSpec, PackOptions, build};
 use image::restore::{Present, Target, TargetOptions};
 use receiver::control::{ConnectOptions, ServerAddress, Trust, enrol};
 use receiver::engine::{self, Error, Finished, MemoryPlan, Progress, Setup, UnicastMode};
-use receiver::intake::Opened;
+use receiver::intake::{Intake, Membership, Opened, PacketFilter, XdpMode};
+use receiver::interface::Interface;
 use receiver::trust::checked_manifest;
 use sender::control::{
     ChunkSource, ControlConfig, ControlEvent, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Outcome, Priorities,
@@ -23,9 +24,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use wire::packet::{HEADER_BYTES, Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, SessionId, StreamId};
+use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
 
 /// Every wait ends in a panic after this.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -153,6 +155,11 @@ impl Stage {
 
     /// The whole receiver, on the calling thread, until its end.
     fn receive(&self, server: SocketAddr, unicast: UnicastMode) -> (Result<Finished, Error>, Arc<Progress>) {
+        self.receive_from(Opened::nothing(&self.info.parameters), server, unicast)
+    }
+
+    /// The same with packets.
+    fn receive_from(&self, opened: Opened, server: SocketAddr, unicast: UnicastMode) -> (Result<Finished, Error>, Arc<Progress>) {
         let options = ConnectOptions {
             server: ServerAddress::from(server),
             trust: Trust::AnyServer,
@@ -168,9 +175,9 @@ impl Stage {
         let setup = Setup {
             parameters: enrolled.parameters,
             streams: enrolled.streams,
-            opened: Opened::nothing(&enrolled.parameters),
+            opened,
             target: Target::open(&self.target(), &manifest, &TargetOptions::default()).unwrap(),
-            plan: MemoryPlan::new(32 << 20, 0, &enrolled.parameters, true, 0).unwrap(),
+            plan: MemoryPlan::new(64 << 20, 0, &enrolled.parameters, true, 0).unwrap(),
             present: Present::none(&manifest),
             manifest: Arc::new(manifest),
             workers: 0,
@@ -192,6 +199,79 @@ impl Stage {
     fn assert_whole(&self) {
         let (source, target) = (fs::read(self.directory.path().join("web.raw")).unwrap(), fs::read(self.target()).unwrap());
         assert!(source == target, "the target differs");
+    }
+}
+
+/// Packets of one pass over all chunks, each without its last three symbols, and then syncs without end.
+struct Clipped {
+    packets: std::vec::IntoIter<Vec<u8>>,
+    parameters: SessionParameters,
+    sequence: u32,
+}
+
+impl Clipped {
+    fn new(stage: &Stage) -> Clipped {
+        let (parameters, mut sequence) = (stage.info.parameters, 0);
+        let mut packets = Vec::new();
+        for chunk in (0..parameters.chunk_count).map(ChunkId) {
+            let mut stored = stage.source.pack.stored(chunk).unwrap();
+            let source_symbols = parameters.source_symbols(stored.len() as u32);
+            stored.resize(usize::from(source_symbols) * usize::from(parameters.symbol_bytes), 0);
+            for (symbol, bytes) in (0..source_symbols.saturating_sub(3)).zip(stored.chunks_exact(parameters.symbol_bytes.into())) {
+                let header = Header {
+                    kind: Kind::Symbol,
+                    session: parameters.session,
+                    chunk,
+                    symbol: SymbolIndex(symbol),
+                    source_symbols,
+                    sequence: Sequence(sequence),
+                    stream: STREAM,
+                };
+                packets.push(packet(header, bytes));
+                sequence += 1;
+            }
+        }
+        Clipped { packets: packets.into_iter(), parameters, sequence }
+    }
+
+    fn opened(stage: &Stage) -> Opened {
+        let lo = Interface::find("lo").unwrap();
+        let filter = PacketFilter::attach(&lo, &stage.info.parameters, &[], false, XdpMode::Off).unwrap();
+        Opened { intake: Box::new(Clipped::new(stage)), filter, membership: Membership::join(&lo, &[]).unwrap() }
+    }
+}
+
+fn packet(header: Header, symbol: &[u8]) -> Vec<u8> {
+    let mut start = [0; HEADER_BYTES];
+    header.write(&mut start, symbol);
+    [&start, symbol].concat()
+}
+
+impl Intake for Clipped {
+    fn receive(&mut self, handle: &mut dyn FnMut(&[u8])) -> std::io::Result<usize> {
+        let packets: Vec<Vec<u8>> = self.packets.by_ref().take(64).collect();
+        packets.iter().for_each(|packet| handle(packet));
+        Ok(packets.len())
+    }
+
+    fn wait(&mut self, timeout: Duration) -> std::io::Result<()> {
+        let sync = Header::sync(self.parameters.session, self.parameters.chunk_count, STREAM, Sequence(self.sequence));
+        self.sequence += 1;
+        self.packets = vec![packet(sync, &[])].into_iter();
+        thread::sleep(timeout);
+        Ok(())
+    }
+
+    fn overruns(&self) -> u64 {
+        0
+    }
+
+    fn memory_bytes(&self) -> usize {
+        0
+    }
+
+    fn describe(&self) -> &str {
+        "a test"
     }
 }
 
@@ -322,4 +402,37 @@ fn a_receiver_that_hears_nothing_of_streams_that_carry_something_for_it_turns_to
         receiver.join().unwrap().0.unwrap();
     });
     stage.assert_whole();
+}
+
+#[test]
+fn the_last_symbols_of_chunks_are_fetched_and_nothing_else_of_them() {
+    let stage = Stage::new(Fault::None);
+    let server = stage.serve_anywhere();
+    let symbols = |chunk| stage.info.parameters.source_symbols(stage.source.pack.stored(ChunkId(chunk)).unwrap().len() as u32);
+    // Of the others nothing comes.
+    let begun = (0..stage.chunk_count()).filter(|&chunk| symbols(chunk) > 3).count();
+    let progress = thread::scope(|scope| {
+        let receiver = scope.spawn(|| stage.receive_from(Clipped::opened(&stage), server.control.local_addr(), UnicastMode::Never));
+        let ControlEvent::Joined { receiver: id, .. } = server.next() else { panic!() };
+        let mut lacking = Vec::new();
+        while lacking.len() < begun {
+            let ControlEvent::Reported { report, .. } = server.next() else { panic!() };
+            lacking.extend(report.deficits.into_iter().filter(|deficit| deficit.symbols > 0));
+        }
+        assert!(lacking.iter().any(|deficit| deficit.symbols == 3), "{lacking:?}");
+        let all = ChunkRange { first: ChunkId(0), count: stage.chunk_count() };
+        assert!(server.control.director().direct(id, Order::FetchRest(vec![all])));
+        loop {
+            match server.next() {
+                ControlEvent::Left { outcome, .. } => break assert_eq!(outcome, Outcome::Completed),
+                event => assert!(matches!(event, ControlEvent::Reported { .. }), "{event:?}"),
+            }
+        }
+        let (outcome, progress) = receiver.join().unwrap();
+        assert_eq!(outcome.unwrap(), Finished { acknowledged: true });
+        progress
+    });
+    stage.assert_whole();
+    assert_eq!(progress.chunks_by_unicast.load(Ordering::Relaxed), u64::from(stage.chunk_count()));
+    assert_eq!(stage.source.asked.load(Ordering::Relaxed), stage.chunk_count(), "each once");
 }

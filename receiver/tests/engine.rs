@@ -103,6 +103,8 @@ struct Carousel {
     lost_percent: u64,
     /// In the first pass, symbol 0 of this chunk has wrong bytes and a sound CRC.
     forged: Option<usize>,
+    /// In so many passes to come, the last three source symbols and all repair symbols are missing.
+    clipped_passes: u32,
     sequence: u32,
 }
 
@@ -120,7 +122,16 @@ impl Carousel {
             encoder.encode(k, source, repair).unwrap();
             (k, cells)
         });
-        Carousel { parameters, chunks: chunks.collect(), chunk: 0, random: Random(1), lost_percent, forged: None, sequence: 0 }
+        Carousel {
+            parameters,
+            chunks: chunks.collect(),
+            chunk: 0,
+            random: Random(1),
+            lost_percent,
+            forged: None,
+            clipped_passes: 0,
+            sequence: 0,
+        }
     }
 
     fn send(&mut self, header: Header, symbol: &[u8], handle: &mut dyn FnMut(&[u8])) {
@@ -143,12 +154,14 @@ impl Intake for Carousel {
         self.chunk += 1;
         if chunk >= chunk_count {
             self.chunk = 0;
+            self.clipped_passes = self.clipped_passes.saturating_sub(1);
             let sync = Header::sync(self.parameters.session, self.parameters.chunk_count, StreamId(0), Sequence(0));
             self.send(sync, &[], handle);
             return Ok(usize::from(chunk_count > 0));
         }
         let (k, cells) = std::mem::take(&mut self.chunks[chunk]);
-        for (index, symbol) in cells.chunks_exact(SYMBOL_BYTES.into()).enumerate() {
+        let kept = if self.clipped_passes > 0 { usize::from(k).saturating_sub(3) } else { usize::MAX };
+        for (index, symbol) in cells.chunks_exact(SYMBOL_BYTES.into()).enumerate().take(kept) {
             let header = Header {
                 kind: Kind::Symbol,
                 session: self.parameters.session,
@@ -221,13 +234,26 @@ struct Script {
     /// Where chunks that are fetched come from, and what of them has not been taken.
     pack: Option<Pack>,
     fetched: Mutex<VecDeque<Fetched>>,
+    /// Once something is known to be lacking, the receiver is to fetch it …
+    rest: Mutex<Option<Vec<ChunkRange>>>,
+    /// … which comes to nothing.
+    rest_fails: bool,
 }
 
 impl Script {
     fn new(events: impl IntoIterator<Item = FromSender>, acknowledges: bool) -> Script {
         let (answers, queue) = unbounded();
         events.into_iter().for_each(|event| answers.send(event).unwrap());
-        Script { said: Mutex::default(), events: queue, answers, acknowledges, pack: None, fetched: Mutex::default() }
+        Script {
+            said: Mutex::default(),
+            events: queue,
+            answers,
+            acknowledges,
+            pack: None,
+            fetched: Mutex::default(),
+            rest: Mutex::default(),
+            rest_fails: false,
+        }
     }
 
     fn said(&self, wanted: impl Fn(&ToSender) -> bool) -> usize {
@@ -240,10 +266,23 @@ impl Link for Script {
         if self.acknowledges && matches!(message, ToSender::Complete { .. }) {
             self.answers.send(FromSender::Acknowledged).unwrap();
         }
-        if let (ToSender::Fetch { call, chunks }, Some(pack)) = (&message, &self.pack) {
+        if matches!(&message, ToSender::Report(report) if !report.deficits.is_empty())
+            && let Some(chunks) = self.rest.lock().unwrap().take()
+        {
+            self.answers.send(FromSender::TakeRest(chunks)).unwrap();
+        }
+        if let (ToSender::Fetch { call, chunks, symbols }, Some(pack)) = (&message, &self.pack) {
             let stored = |chunk: ChunkId| pack.stored_chunk(image::ChunkId(chunk.0)).unwrap();
             let chunks = chunks.iter().flat_map(|run| run.chunks()).map(|chunk| Fetched::Chunk { chunk, stored: stored(chunk) });
-            self.fetched.lock().unwrap().extend(chunks.chain([Fetched::Ended { call: *call, outcome: Ok(()) }]));
+            let parts = symbols.iter().map(|(chunk, symbols)| {
+                let mut cells = stored(*chunk);
+                cells.resize(cells.len().next_multiple_of(SYMBOL_BYTES.into()), 0);
+                let cell = |symbol: &SymbolIndex| &cells[usize::from(symbol.0) * usize::from(SYMBOL_BYTES)..][..SYMBOL_BYTES.into()];
+                Fetched::Symbols { chunk: *chunk, symbols: symbols.clone(), bytes: symbols.iter().flat_map(cell).copied().collect() }
+            });
+            let outcome = if self.rest_fails { Err("bad sector".to_owned()) } else { Ok(()) };
+            let parts = chunks.chain(parts).filter(|_| !self.rest_fails);
+            self.fetched.lock().unwrap().extend(parts.chain([Fetched::Ended { call: *call, outcome }]));
         }
         self.said.lock().unwrap().push(message);
     }
@@ -370,6 +409,39 @@ fn chunks_that_come_by_unicast_and_multicast_are_written_once() {
     let by_unicast = run.progress.chunks_by_unicast.load(Ordering::Relaxed);
     assert!(by_unicast > 0 && by_unicast <= chunks, "{by_unicast} of {chunks}");
     assert_eq!(run.progress.chunks_verified.load(Ordering::Relaxed), chunks);
+}
+
+/// Runs where the end of every chunk is lacking, and its rest is to be fetched; what was said, and how many chunks came by unicast.
+fn end_by_unicast(clipped_passes: u32, rest_fails: bool) -> (Vec<ToSender>, u64) {
+    let served = Served::disk(3000);
+    let all = ChunkRange { first: ChunkId(0), count: served.parameters().chunk_count };
+    let pack = Some(Pack::open(served.pack.path()).unwrap());
+    let rest = Mutex::new(Some(vec![all]));
+    let link = Script { pack, rest, rest_fails, ..Script::new([FromSender::NeedReady, FromSender::Listed], true) };
+    let run = Run::default();
+    run.run(&served, Carousel { clipped_passes, ..Carousel::new(&served, 0) }, &link).unwrap();
+    assert_equal(&served);
+    assert_eq!(run.progress.chunks_verified.load(Ordering::Relaxed), served.pack.chunks().len() as u64);
+    let said = std::mem::take(&mut *link.said.lock().unwrap());
+    (said, run.progress.chunks_by_unicast.load(Ordering::Relaxed))
+}
+
+#[test]
+fn of_chunks_that_lack_their_last_symbols_only_these_are_fetched() {
+    let (said, by_unicast) = end_by_unicast(u32::MAX, false);
+    let asked = said.iter().filter_map(|message| match message {
+        ToSender::Fetch { symbols, .. } => Some(symbols),
+        _ => None,
+    });
+    let asked: Vec<_> = asked.flatten().collect();
+    assert!(by_unicast > 0 && asked.iter().all(|(_, symbols)| (1..=3).contains(&symbols.len())), "{asked:?}");
+}
+
+#[test]
+fn what_cannot_be_fetched_of_them_comes_by_multicast() {
+    let (said, by_unicast) = end_by_unicast(20, true);
+    assert!(said.iter().any(|message| matches!(message, ToSender::Fetch { .. })));
+    assert_eq!(by_unicast, 0);
 }
 
 #[test]

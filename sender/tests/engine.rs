@@ -124,6 +124,7 @@ impl Fixture {
             transmit: Box::new(transmit),
             classes: vec![ChunkRange { first: ChunkId(0), count: self.parameters.chunk_count }],
             stragglers: sender::schedule::StragglerPolicy::default(),
+            last_by_unicast: false,
             orders: Box::new(|_, _| ()),
             rate_cap_bits_per_second: rate_bits_per_second,
             rate_floor_bits_per_second: rate_bits_per_second,

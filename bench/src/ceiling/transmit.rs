@@ -69,6 +69,7 @@ fn send(link: &Link, pack: &Arc<Pack>, symbol_bytes: u16, duration: Duration) ->
             cache_bytes: CACHE_BYTES_DEFAULT,
             classes: vec![all],
             stragglers: StragglerPolicy::default(),
+            last_by_unicast: false,
             orders: Box::new(|_, _| ()),
             cores: Cores::new(None),
             once: None,

@@ -95,6 +95,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
             rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate_bits_per_second / 100),
             classes: vec![ChunkRange { first: ChunkId(0), count: parameters.chunk_count }],
             stragglers: StragglerPolicy::default(),
+            last_by_unicast: false,
             orders: Box::new(move |receiver, order| _ = director.direct(receiver, order)),
             cache_bytes: CACHE_BYTES,
             cores: Cores::new(None),

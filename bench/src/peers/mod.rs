@@ -78,7 +78,7 @@ pub(crate) struct Turn {
 /// Runs the comparison and prints it.
 ///
 /// # Errors
-/// When a contestant cannot be installed, fails, does not end in time, or delivers something else than it was given.
+/// When a contestant cannot be installed, discus fails, does not end in time or delivers something else than it was given, or another one does so every time.
 pub fn run(args: &PeersArgs) -> Result<()> {
     if let Some(reason) = crate::lab::unavailable() {
         bail!("{reason}");
@@ -92,11 +92,13 @@ pub fn run(args: &PeersArgs) -> Result<()> {
     for &scenario in &args.scenario {
         let section = compare(args, &programs, scenario, &provenance).with_context(|| scenario.title())?;
         comparison.put(section);
+        // After each scenario: what has been measured is kept when a later one fails.
+        let title = "discus beside other ways to bring images to machines";
+        let text = comparison.markdown();
+        let plots = vec![(name.to_owned(), comparison.plot().svg())];
+        args.report.publish(&Page { name, title, figures: &comparison, provenance: &provenance, text: &text, plots })?;
     }
-    let title = "discus beside other ways to bring images to machines";
-    let text = comparison.markdown();
-    let plots = vec![(name.to_owned(), comparison.plot().svg())];
-    args.report.publish(&Page { name, title, figures: &comparison, provenance: &provenance, text: &text, plots })
+    Ok(())
 }
 
 /// All contestants in one situation.
@@ -126,11 +128,25 @@ fn compare(args: &PeersArgs, programs: &Programs, scenario: Scenario, provenance
     for repetition in 1..=args.repetitions {
         for (&contestant, &late_after) in args.contestants.iter().zip(&half) {
             let turn = take_turn(&stage, contestant, &scenario.wants(), late_after);
-            let turn = turn.with_context(|| format!("{contestant}, repetition {repetition}"))?;
-            eprintln!("{}: {contestant} {repetition}/{}: {:.2} s", scenario.title(), args.repetitions, turn.seconds);
-            section.add(contestant, turn, &args.rate);
+            let at = format!("{}: {contestant} {repetition}/{}", scenario.title(), args.repetitions);
+            match turn {
+                Ok(turn) => {
+                    eprintln!("{at}: {:.2} s", turn.seconds);
+                    section.add(contestant, turn, &args.rate);
+                }
+                Err(error) if contestant == Contestant::Discus => return Err(error.context(at)),
+                // That a transfer fails is a result too.
+                Err(error) => {
+                    eprintln!("{at}: failed: {error:#}");
+                    section.add_failure(contestant);
+                    for want in scenario.wants() {
+                        let _ = fs::remove_file(contestant.target(&stage, &want));
+                    }
+                }
+            }
         }
     }
+    section.check()?;
     Ok(section)
 }
 

@@ -26,6 +26,9 @@ pub(super) struct Section {
     image_bytes: u64,
     compressible: bool,
     rows: Vec<Row>,
+    /// Who failed, once for each turn.
+    #[serde(default)]
+    failures: Vec<Contestant>,
 }
 
 /// One contestant's turns.
@@ -50,7 +53,20 @@ impl Row {
 impl Section {
     pub(super) fn new(scenario: Scenario, image_bytes: u64, compressible: bool, args: &PeersArgs, provenance: &Provenance) -> Section {
         let Provenance { command, commit, .. } = provenance.clone();
-        Section { scenario, command, commit, mtu_bytes: args.mtu, image_bytes, compressible, rows: Vec::new() }
+        Section { scenario, command, commit, mtu_bytes: args.mtu, image_bytes, compressible, rows: Vec::new(), failures: Vec::new() }
+    }
+
+    /// A turn that came to nothing.
+    pub(super) fn add_failure(&mut self, contestant: Contestant) {
+        self.failures.push(contestant);
+    }
+
+    /// That nobody failed every time.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        match self.failures.iter().find(|&&contestant| !self.rows.iter().any(|row| row.contestant == contestant)) {
+            Some(contestant) => anyhow::bail!("{contestant} failed every time"),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn add(&mut self, contestant: Contestant, turn: Turn, rate: &str) {
@@ -96,6 +112,12 @@ impl Section {
                 self.delivered_bytes() * 8.0 / 1e9 / row.seconds(),
                 row.run_as,
             );
+        }
+        for row in &self.rows {
+            let failed = self.failures.iter().filter(|&&contestant| contestant == row.contestant).count();
+            if failed > 0 {
+                text += &format!("\n{}: {failed} of {} transfers failed and are not counted.\n", row.contestant, failed + row.turns.len());
+            }
         }
         text
     }
@@ -161,7 +183,16 @@ mod tests {
             turns: vec![turn(seconds), turn(seconds * 1.5), turn(seconds * 0.5)],
         };
         let rows = vec![row(Contestant::Discus, discus), row(Contestant::Http, other)];
-        Section { scenario, command: "c".into(), commit: "1".into(), mtu_bytes: 1500, image_bytes: 2 << 20, compressible: false, rows }
+        Section {
+            scenario,
+            command: "c".into(),
+            commit: "1".into(),
+            mtu_bytes: 1500,
+            image_bytes: 2 << 20,
+            compressible: false,
+            rows,
+            failures: Vec::new(),
+        }
     }
 
     #[test]
@@ -170,6 +201,9 @@ mod tests {
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ") && line.contains("`") | line.contains(" x |")).collect();
         assert!(rows[0].starts_with("| HTTP (nginx, curl) | 1.00 (0.50–1.50) |") && rows[0].contains("| 0.50 | 1.50 |"), "{text}");
         assert!(rows[1].starts_with("| discus | 2.00 (1.00–3.00) |"), "{text}");
+        let failing = Section { failures: vec![Contestant::Http], ..section(Scenario::One, 2.0, 1.0) };
+        assert!(failing.markdown().contains("HTTP (nginx, curl): 1 of 4 transfers failed"), "{}", failing.markdown());
+        assert!(failing.check().is_ok() && Section { rows: Vec::new(), ..failing }.check().is_err());
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) report_interval_us: u64,
     /// What the sender told on each connection.
     pub(super) listening: &'a BTreeMap<ReceiverId, Listening>,
+    pub(super) fetches: &'a BTreeMap<ReceiverId, Vec<Fetch>>,
 }
 
 /// The streams that a receiver is to listen to.
@@ -36,6 +37,14 @@ pub(super) struct Listening {
     /// When it hears of it.
     pub(super) heard_ns: u64,
     pub(super) streams: Vec<StreamId>,
+}
+
+/// Chunks that a receiver is to fetch the rest of.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    /// When it hears of it.
+    pub(super) heard_ns: u64,
+    pub(super) chunks: Vec<ChunkRange>,
 }
 
 /// Something on its way to the sender.
@@ -62,6 +71,7 @@ enum Happening {
     Finishes { life: u32 },
     Wakes,
     Listens { connection: ReceiverId, version: u64 },
+    Fetched { connection: ReceiverId, chunk: u32 },
 }
 
 /// See the module's text.
@@ -90,6 +100,8 @@ pub(super) struct Member {
     /// The streams that it listens to, and the last order that it took notice of.
     streams: Vec<StreamId>,
     told_version: u64,
+    /// Orders to fetch that it took notice of.
+    told_fetches: usize,
     pub(super) handled: u64,
 }
 
@@ -116,6 +128,7 @@ impl Member {
             report_interval_us: 0,
             streams: Vec::new(),
             told_version: 0,
+            told_fetches: 0,
             handled: 0,
         };
         member.at_us(spec.start_us, Happening::Starts);
@@ -141,9 +154,35 @@ impl Member {
     /// What the sender told it on its connection, when it hears of that.
     fn hear_orders(&mut self, around: &Surroundings<'_>) {
         let Some((connection, _)) = self.connection else { return };
+        self.hear_fetches(around, connection);
         let Some(told) = around.listening.get(&connection).filter(|told| told.version > self.told_version) else { return };
         self.told_version = told.version;
         self.at_ns(told.heard_ns.max(self.now_ns), Happening::Listens { connection, version: told.version });
+    }
+
+    /// What it is to fetch comes after a call's way there and back, unless that fails.
+    fn hear_fetches(&mut self, around: &Surroundings<'_>, connection: ReceiverId) {
+        for fetch in around.fetches.get(&connection).into_iter().flatten().skip(self.told_fetches) {
+            self.told_fetches += 1;
+            for chunk in fetch.chunks.iter().flat_map(|run| run.chunks()) {
+                if !self.random.chance_ppm(around.scenario.fetch_fails_ppm) {
+                    let arrives_ns = fetch.heard_ns.max(self.now_ns) + 2 * self.spec(around).report_latency_us * 1_000;
+                    self.at_ns(arrives_ns, Happening::Fetched { connection, chunk: chunk.0 });
+                }
+            }
+        }
+    }
+
+    fn fetched(&mut self, around: &Surroundings<'_>, chunk: ChunkId, messages: &mut Vec<Message>) -> Result<(), String> {
+        let Some(node) = &mut self.node else { return Ok(()) };
+        let was_idle = !node.is_finishing();
+        if !node.fetched(around.pack, chunk)? {
+            return Ok(());
+        }
+        if was_idle {
+            self.schedule_finish(around);
+        }
+        self.drive(around, messages)
     }
 
     fn listen(&mut self, around: &Surroundings<'_>, connection: ReceiverId, version: u64) {
@@ -292,6 +331,11 @@ impl Member {
             }
             Happening::Lies => self.lie(around, messages),
             Happening::Listens { connection, version } => self.listen(around, connection, version),
+            Happening::Fetched { connection, chunk } => {
+                if self.connection.is_some_and(|(current, _)| current == connection) {
+                    self.fetched(around, ChunkId(chunk), messages)?;
+                }
+            }
             Happening::Astray(packet) => self.packet(around, packet, messages)?,
             Happening::Finishes { life } => self.finish(around, life, messages)?,
             Happening::Wakes => {
@@ -367,6 +411,7 @@ impl Member {
         let connection = ReceiverId(self.connections << 32 | self.index as u64);
         self.connection = Some((connection, sender_life));
         self.told_version = 0;
+        self.told_fetches = 0;
         self.tell(around, Told::Joined { receiver: connection, want }, messages);
         let priority = self.spec(around).priority;
         if priority != 0 {

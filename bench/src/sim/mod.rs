@@ -154,12 +154,13 @@ fn print_outcome(seed: u64, args: &RunArgs, scenario: &Scenario, outcome: &Outco
         println!("{}", serde_json::json!({ "seed": seed, "outcome": serde_json::to_value(outcome)? }));
         return Ok(());
     }
-    let ratio = outcome.symbols_sent as f64 / outcome.symbols_needed.max(1) as f64;
+    let ratio = outcome.sent_over_needed();
     print!(
-        "seed {seed}: {} receivers, {} chunks: {} symbols sent, {} needed, ratio {ratio:.4}, {} repair, {} syncs, {} reports with {} entries, {:.3} s",
+        "seed {seed}: {} receivers, {} chunks: {} symbols sent and {} fetched, {} needed, ratio {ratio:.4}, {} repair, {} syncs, {} reports with {} entries, {:.3} s",
         scenario.receivers.len(),
         scenario.source_symbols.len(),
         outcome.symbols_sent,
+        outcome.symbols_by_unicast,
         outcome.symbols_needed,
         outcome.repair_symbols_sent,
         outcome.syncs_sent,

@@ -30,6 +30,13 @@ struct Buffer {
     bytes: Vec<u8>,
 }
 
+/// A symbol that came, in whatever way.
+struct Arrival {
+    chunk: ChunkId,
+    symbol: SymbolIndex,
+    source_symbols: u16,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -94,17 +101,54 @@ impl Node {
             self.assembler.refuse(entry);
             return Ok(false);
         }
-        self.store(pack, header, entry, cell, opens, evicted)?;
+        let arrival = Arrival { chunk: header.chunk, symbol: header.symbol, source_symbols: header.source_symbols };
+        self.store(pack, &arrival, entry, cell, opens, evicted)?;
         if completes {
             self.complete(pack, entry)?;
         }
         Ok(completes)
     }
 
+    /// What was lacking of a chunk came by unicast. Whether that made it whole.
+    ///
+    /// # Errors
+    /// Says what the assembler did wrong.
+    pub(super) fn fetched(&mut self, pack: &Pack, chunk: ChunkId) -> Result<bool, String> {
+        if self.assembler.wants(chunk).is_none() {
+            return Ok(false);
+        }
+        let source_symbols = pack.source_symbols[chunk.index()];
+        let lacking = self.assembler.lacking(chunk);
+        if !lacking.is_empty() {
+            let mut completes = false;
+            for symbol in lacking {
+                let placement = self.assembler.on_fetched_symbol(chunk, symbol);
+                let Placement::Store { entry, cell, opens: false, evicted: None, completes: whole } = placement else {
+                    return Err(format!("symbol {symbol} of chunk {chunk} was lacking and was not taken: {placement:?}"));
+                };
+                self.store(pack, &Arrival { chunk, symbol, source_symbols }, entry, cell, false, None)?;
+                if whole {
+                    self.complete(pack, entry)?;
+                }
+                completes = whole;
+            }
+            return if completes { Ok(true) } else { Err(format!("what chunk {chunk} was lacking did not make it whole")) };
+        }
+        if self.buffers_free == 0 {
+            return Ok(false);
+        }
+        let Some((_, None)) = self.assembler.supply(chunk) else { return Err(format!("chunk {chunk} was not taken whole")) };
+        self.buffers_free -= 1;
+        self.want.set(chunk, false);
+        self.finishing.push_back(chunk);
+        self.note_backlog();
+        Ok(true)
+    }
+
     fn store(
         &mut self,
         pack: &Pack,
-        header: &Header,
+        arrival: &Arrival,
         entry: EntryIndex,
         cell: u16,
         opens: bool,
@@ -127,23 +171,23 @@ impl Node {
             return Err(format!("{evicted:?} given up where {:?} was", buffer.chunk));
         }
         if opens || evicted.is_some() {
-            *buffer = Buffer { chunk: Some(header.chunk), ..Buffer::default() };
+            *buffer = Buffer { chunk: Some(arrival.chunk), ..Buffer::default() };
         }
-        if buffer.chunk != Some(header.chunk) {
-            return Err(format!("a symbol of chunk {} placed into chunk {:?}", header.chunk, buffer.chunk));
+        if buffer.chunk != Some(arrival.chunk) {
+            return Err(format!("a symbol of chunk {} placed into chunk {:?}", arrival.chunk, buffer.chunk));
         }
-        let k = header.source_symbols;
-        let is_source = header.symbol.0 < k;
-        let right = if is_source { cell == header.symbol.0 } else { (k..k + wire::erasure::repair_symbols(k)).contains(&cell) };
-        if !right || !buffer.symbols.insert(header.symbol) || !buffer.cells.insert(SymbolIndex(cell)) {
-            return Err(format!("symbol {} of chunk {} placed into cell {cell}", header.symbol, header.chunk));
+        let k = arrival.source_symbols;
+        let is_source = arrival.symbol.0 < k;
+        let right = if is_source { cell == arrival.symbol.0 } else { (k..k + wire::erasure::repair_symbols(k)).contains(&cell) };
+        if !right || !buffer.symbols.insert(arrival.symbol) || !buffer.cells.insert(SymbolIndex(cell)) {
+            return Err(format!("symbol {} of chunk {} placed into cell {cell}", arrival.symbol, arrival.chunk));
         }
         buffer.filled += 1;
         if !is_source {
-            buffer.repairs.push((header.symbol, cell));
+            buffer.repairs.push((arrival.symbol, cell));
         }
         if let Some(carried) = &pack.carried {
-            carried.store(header.chunk, header.symbol, cell, &mut buffer.bytes);
+            carried.store(arrival.chunk, arrival.symbol, cell, &mut buffer.bytes);
         }
         Ok(())
     }

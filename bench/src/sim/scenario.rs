@@ -21,6 +21,10 @@ pub struct Scenario {
     pub streams: usize,
     /// Groups that the sender's engine takes from the scheduler before the first of them has left.
     pub groups_ahead: usize,
+    /// What few lack in the end may be fetched by unicast …
+    pub last_by_unicast: bool,
+    /// … which comes to nothing in so many cases.
+    pub fetch_fails_ppm: u32,
     /// The receivers.
     pub receivers: Vec<Receiver>,
     /// Times at which the sender dies, and for how long.
@@ -197,6 +201,8 @@ impl Scenario {
             line_bits_per_second: 10 * GBIT,
             streams: 1,
             groups_ahead: 2,
+            last_by_unicast: true,
+            fetch_fails_ppm: 0,
             // The control plane of a sender with very many receivers is busy. (It also makes the simulator's windows longer, and a run faster.)
             receivers: vec![Receiver { report_latency_us: if receivers < 1_000 { 300 } else { 2_000 }, ..Receiver::on_lan(0) }; receivers],
             sender_restarts: Vec::new(),
@@ -224,6 +230,8 @@ impl Scenario {
             line_bits_per_second: random.pick(&[GBIT, 10 * GBIT]),
             streams: 1,
             groups_ahead: random.between(1, 3) as usize,
+            last_by_unicast: true,
+            fetch_fails_ppm: 0,
             receivers: Vec::new(),
             sender_restarts: Vec::new(),
             paced_reports: false,
@@ -248,6 +256,9 @@ impl Scenario {
             let true_rate = 187 * u64::from(SYMBOL_BYTES) * 1_000_000 / receiver.finish_us.max(1);
             receiver.restore_bytes_per_second = random.pick(&[0, true_rate, true_rate / 3, true_rate * 2]);
         }
+        let mut unicast = Random::new(seed ^ 0x0C57);
+        scenario.last_by_unicast = unicast.chance_ppm(700_000);
+        scenario.fetch_fails_ppm = unicast.pick(&[0, 0, 10_000, 300_000, 1_000_000]);
         scenario.limit_us = scenario.generous_limit_us();
         scenario
     }

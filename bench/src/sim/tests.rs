@@ -209,6 +209,31 @@ fn a_liar_keeps_nobody_from_finishing() {
     run(&scenario);
 }
 
+/// Twenty receivers of which each wants chunks of its own beside common ones, and the last loses some.
+fn few_lack_what_many_would_hear() -> Scenario {
+    let mut scenario = Scenario::on_lan(11, 200, 20);
+    scenario.images = (0..20).map(|image| (0..180).chain([180 + image]).collect()).collect();
+    for (index, receiver) in scenario.receivers.iter_mut().enumerate() {
+        receiver.image = index;
+        // Nobody is done, and none leaves, before the last ones are.
+        receiver.finish_us = 3_000;
+    }
+    scenario.receivers[19].loss_ppm = 5_000;
+    scenario
+}
+
+#[test]
+fn what_few_lack_in_the_end_is_fetched_and_comes_by_multicast_when_that_fails() {
+    let by_multicast = run(&Scenario { last_by_unicast: false, ..few_lack_what_many_would_hear() });
+    assert_eq!(by_multicast.symbols_by_unicast, 0);
+    let fetched = run(&few_lack_what_many_would_hear());
+    assert!(fetched.symbols_by_unicast > 0, "{fetched:?}");
+    let (all, less) = (by_multicast.symbols_sent, fetched.symbols_sent + fetched.symbols_by_unicast);
+    assert!(less <= all + all / 1_000, "{less} with unicast, {all} without");
+    let failing = run(&Scenario { fetch_fails_ppm: 1_000_000, ..few_lack_what_many_would_hear() });
+    assert!(failing.symbols_by_unicast > 0 && failing.symbols_sent > fetched.symbols_sent, "{failing:?}");
+}
+
 #[test]
 fn the_end_takes_a_few_round_trips() {
     let mut scenario = at_one_gigabit(15, 1, 3);

@@ -7,7 +7,7 @@
 mod sending;
 
 use super::carried::Carried;
-use super::member::{Listening, Member, Message, Surroundings};
+use super::member::{Fetch, Listening, Member, Message, Surroundings};
 use super::node::{Bits, Pack};
 use super::random::Random;
 use super::scenario::{Conduct, FRAME_OVERHEAD_BYTES, SYMBOL_BYTES, Scenario, frame_bits};
@@ -38,6 +38,8 @@ pub struct Outcome {
     pub symbols_needed: u64,
     /// Syncs sent.
     pub syncs_sent: u64,
+    /// Symbols that receivers were asked to fetch by unicast.
+    pub symbols_by_unicast: u64,
     /// Reports that reached the sender, liars' not counted.
     pub reports: u64,
     /// Deficits in them.
@@ -56,6 +58,13 @@ pub struct Outcome {
     pub packets_lost: u64,
     /// Events that were simulated, packets that arrive included.
     pub events: u64,
+}
+
+impl Outcome {
+    /// Symbols that left the sender, by multicast or unicast, over those needed.
+    pub fn sent_over_needed(&self) -> f64 {
+        (self.symbols_sent + self.symbols_by_unicast) as f64 / self.symbols_needed.max(1) as f64
+    }
 }
 
 #[derive(Debug)]
@@ -89,6 +98,7 @@ pub struct World<'a> {
     members: Vec<Member>,
     listed: BTreeMap<ReceiverId, Listed>,
     listening: BTreeMap<ReceiverId, Listening>,
+    fetches: BTreeMap<ReceiverId, Vec<Fetch>>,
     /// Connections that are no more: what comes late on them is lost.
     closed: BTreeSet<ReceiverId>,
     past: Totals,
@@ -131,6 +141,7 @@ impl<'a> World<'a> {
             members: (0..scenario.receivers.len()).map(|index| Member::new(index, scenario, &mut random)).collect(),
             listed: BTreeMap::new(),
             listening: BTreeMap::new(),
+            fetches: BTreeMap::new(),
             closed: BTreeSet::new(),
             past: Totals::default(),
             reports: 0,
@@ -183,6 +194,7 @@ impl<'a> World<'a> {
             repair_symbols_sent: self.past.repair_symbols_sent,
             symbols_needed: self.past.symbols_needed,
             syncs_sent: self.past.syncs_sent,
+            symbols_by_unicast: self.past.symbols_by_unicast,
             reports: self.reports,
             report_entries: self.entries_by_ms.iter().map(|&count| u64::from(count)).sum(),
             report_entries_late: late(&self.entries_by_ms),
@@ -259,6 +271,7 @@ impl<'a> World<'a> {
             wires: &self.wires,
             report_interval_us: self.sender.as_ref().map_or(0, Delivery::report_interval_us),
             listening: &self.listening,
+            fetches: &self.fetches,
         };
         let advance = |members: &mut [Member]| {
             let mut messages = Vec::new();

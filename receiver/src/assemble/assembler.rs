@@ -173,6 +173,19 @@ impl Assembler {
             self.runs.arrived(header.stream, header.sequence);
         }
         let Some(index) = index else { return Placement::Ignore(Ignored::Unwanted) };
+        self.place(index, header.symbol, counts.then_some((header.stream, header.sequence)))
+    }
+
+    /// Where a source symbol goes that came in another way than by a stream; only to a chunk that is in assembly.
+    pub fn on_fetched_symbol(&mut self, chunk: ChunkId, symbol: SymbolIndex) -> Placement {
+        match self.index(chunk).filter(|_| self.is_open(chunk)) {
+            Some(index) if symbol.0 < self.chunks[index].source_symbols => self.place(index, symbol, None),
+            _ => Placement::Ignore(Ignored::Unwanted),
+        }
+    }
+
+    /// Where a symbol of a chunk goes that stood at `position` of a stream.
+    fn place(&mut self, index: usize, symbol: SymbolIndex, position: Option<(StreamId, Sequence)>) -> Placement {
         let (entry, opens, evicted) = match self.chunks[index].state {
             State::Done | State::Pending => return Placement::Ignore(Ignored::Unwanted),
             State::Open(entry) => (entry, false, None),
@@ -188,10 +201,10 @@ impl Assembler {
             return Placement::Ignore(Ignored::Duplicate);
         }
         // A repeated symbol is a sign of life of the group that it is in, all the same.
-        if counts {
-            assembly.saw(header.stream, header.sequence);
+        if let Some((stream, sequence)) = position {
+            assembly.saw(stream, sequence);
         }
-        match assembly.insert(header.symbol) {
+        match assembly.insert(symbol) {
             Some(cell) => Placement::Store { entry, cell, opens, evicted, completes: assembly.deficit() == 0 },
             None => Placement::Ignore(Ignored::Duplicate),
         }
@@ -230,6 +243,15 @@ impl Assembler {
     /// Whether the chunk is in assembly, so that there is a buffer for it.
     pub fn is_open(&self, chunk: ChunkId) -> bool {
         self.index(chunk).is_some_and(|index| matches!(self.chunks[index].state, State::Open(_)))
+    }
+
+    /// Source symbols that would complete a chunk that is in assembly, ascending; as many as it needs.
+    pub fn lacking(&self, chunk: ChunkId) -> Vec<SymbolIndex> {
+        let Some(State::Open(EntryIndex(slot))) = self.index(chunk).map(|index| self.chunks[index].state) else { return Vec::new() };
+        let Some(assembly) = self.entries.get(slot).and_then(Option::as_ref) else { return Vec::new() };
+        let mut missing = assembly.missing(usize::MAX);
+        missing.truncate(assembly.deficit().into());
+        missing
     }
 
     /// All of a wanted chunk came in another way than by symbols. What there was of it is forgotten, and its entry is free, if it had one: the

@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
-use wire::ChunkId;
 use wire::proto::v1::{self, provision_client::ProvisionClient};
 use wire::report::ChunkRange;
+use wire::{ChunkId, SymbolIndex};
 
 use super::Fetched;
 
@@ -24,6 +24,7 @@ const PART_OVERHEAD_BYTES: usize = 64;
 pub(super) struct Call {
     pub(super) number: u32,
     pub(super) chunks: Vec<ChunkRange>,
+    pub(super) symbols: Vec<(ChunkId, Vec<SymbolIndex>)>,
 }
 
 /// Makes the calls, one after the other, as fast as what comes is taken. Returns only when the connection is of no use any more, and says why.
@@ -35,8 +36,9 @@ pub(super) async fn serve(
     fetched: mpsc::Sender<Fetched>,
 ) -> String {
     let mut client = client.max_decoding_message_size(chunk_bytes_max as usize + PART_OVERHEAD_BYTES);
-    while let Some(Call { number, chunks }) = calls.recv().await {
-        let outcome = match fetch(&mut client, receiver_id, &chunks, &fetched).await {
+    while let Some(call) = calls.recv().await {
+        let number = call.number;
+        let outcome = match fetch(&mut client, receiver_id, call, &fetched).await {
             Ok(()) => Ok(()),
             Err(Failure::Sender(reason)) => Err(reason),
             Err(Failure::Connection(reason)) => return reason,
@@ -68,20 +70,38 @@ impl From<Status> for Failure {
 async fn fetch(
     client: &mut ProvisionClient<Channel>,
     receiver_id: u64,
-    chunks: &[ChunkRange],
+    call: Call,
     fetched: &mpsc::Sender<Fetched>,
 ) -> Result<(), Failure> {
     let too_slow = |_| Failure::Connection(format!("it sent no chunk for {} s", CHUNK_TIMEOUT.as_secs()));
-    let request = v1::ChunkRequest { receiver_id, chunks: chunks.iter().map(|&run| run.into()).collect() };
+    let Call { chunks, symbols, .. } = call;
+    let parts_asked_for = chunks.iter().fold(symbols.len(), |sum, run| sum.saturating_add(run.count as usize));
+    let of_chunk = |(chunk, symbols): (ChunkId, Vec<SymbolIndex>)| {
+        let symbol = symbols.into_iter().map(|symbol| symbol.0.into()).collect();
+        v1::ChunkSymbols { chunk: chunk.0, symbol }
+    };
+    let request = v1::ChunkRequest {
+        receiver_id,
+        chunks: chunks.into_iter().map(v1::ChunkRange::from).collect(),
+        symbols: symbols.into_iter().map(of_chunk).collect(),
+    };
     let mut parts = timeout(CHUNK_TIMEOUT, client.fetch_chunks(request)).await.map_err(too_slow)??.into_inner();
     // Not one more than were asked for, whatever the sender sends.
-    for _ in chunks.iter().flat_map(|run| run.chunks()) {
+    for _ in 0..parts_asked_for {
         let part = timeout(CHUNK_TIMEOUT, parts.message()).await.map_err(too_slow)??;
-        let Some(v1::ChunkPart { chunk, stored }) = part else {
+        let Some(v1::ChunkPart { chunk, stored, symbol }) = part else {
             return Err(Failure::Sender("it left out chunks that it was asked for".to_owned()));
         };
         // It waits here when the engine has no room. Without an engine there is nobody to tell.
-        let _ = fetched.send(Fetched::Chunk { chunk: ChunkId(chunk), stored }).await;
+        let chunk = ChunkId(chunk);
+        let part = if symbol.is_empty() {
+            Fetched::Chunk { chunk, stored }
+        } else {
+            // A number that is too large names no symbol either.
+            let symbols = symbol.into_iter().map(|symbol| SymbolIndex(u16::try_from(symbol).unwrap_or(u16::MAX))).collect();
+            Fetched::Symbols { chunk, symbols, bytes: stored }
+        };
+        let _ = fetched.send(part).await;
     }
     Ok(())
 }

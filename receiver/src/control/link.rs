@@ -283,9 +283,9 @@ impl Worker {
                             continue;
                         }
                         Some(ToSender::Ready { want, profile }) => return Attended::Anew(Opening { want, profile }),
-                        Some(ToSender::Fetch { call, chunks }) => {
+                        Some(ToSender::Fetch { call, chunks, symbols }) => {
                             // Its other end is `fetches`, which lives as long.
-                            let _ = calls_in.send(Call { number: call, chunks });
+                            let _ = calls_in.send(Call { number: call, chunks, symbols });
                             continue;
                         }
                         Some(ToSender::Report(report)) => receiver_message::Message::Report(v1::Report::from(&report)),
@@ -328,6 +328,9 @@ impl Worker {
             Some(sender_message::Message::Streams(streams)) => {
                 let known = |&stream: &u32| u16::try_from(stream).ok().map(StreamId);
                 self.tell(FromSender::Streams(streams.stream.iter().filter_map(known).collect()));
+            }
+            Some(sender_message::Message::TakeRest(take)) => {
+                self.tell(FromSender::TakeRest(ChunkRange::checked(&take.chunks, u32::MAX).unwrap_or_default()));
             }
             Some(sender_message::Message::TakeByUnicast(take)) => {
                 // What of it is wanted is the engine's to say.

@@ -22,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use wire::report::{ChunkRange, Report};
 use wire::session::SessionParameters;
-use wire::{ChunkId, StreamId};
+use wire::{ChunkId, StreamId, SymbolIndex};
 
 /// To whom to connect, as whom, and for what.
 #[derive(Clone, Debug)]
@@ -90,6 +90,8 @@ pub enum ToSender {
         call: u32,
         /// Ascending.
         chunks: Vec<ChunkRange>,
+        /// Single source symbols of other chunks, ascending.
+        symbols: Vec<(ChunkId, Vec<SymbolIndex>)>,
     },
     /// A report. Dropped while this receiver is not on the list: the next `Ready` says all that it would have said.
     Report(Report),
@@ -123,6 +125,15 @@ pub enum Fetched {
         /// Its stored bytes, unchecked.
         stored: Vec<u8>,
     },
+    /// Symbols of a chunk, as the sender gave them.
+    Symbols {
+        /// Which chunk the sender says they are of.
+        chunk: ChunkId,
+        /// … and which ones.
+        symbols: Vec<SymbolIndex>,
+        /// One after the other, unchecked.
+        bytes: Vec<u8>,
+    },
     /// The call has ended; what of it did not come by now does not come.
     Ended {
         /// Which call.
@@ -146,6 +157,8 @@ pub enum FromSender {
     Streams(Vec<StreamId>),
     /// Fetch these chunks; multicast will not bring them.
     TakeByUnicast(Vec<ChunkRange>),
+    /// Fetch what is lacking of these chunks; multicast will bring it only if that takes long.
+    TakeRest(Vec<ChunkRange>),
     /// The connection is lost, for this reason; attempts to connect go on.
     Lost(String),
     /// The completion or failure is recorded. Nothing follows.

@@ -51,7 +51,9 @@ pub(super) fn announce(link: &dyn Link, complete: impl Fn() -> ToSender, within:
                 let _ = notices.send(format!("lost the sender ({why}) before it confirmed the completion; trying to reach it again"));
             }
             Ok(FromSender::Dismissed(_) | FromSender::Changed(_) | FromSender::GaveUp(_)) | Err(_) => return false,
-            Ok(FromSender::Listed | FromSender::Pace(_) | FromSender::Streams(_) | FromSender::TakeByUnicast(_)) => {}
+            Ok(
+                FromSender::Listed | FromSender::Pace(_) | FromSender::Streams(_) | FromSender::TakeByUnicast(_) | FromSender::TakeRest(_),
+            ) => {}
         }
     }
 }

@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 use image::restore::{Buffer, BufferPool};
 use wire::packet::{Header, Kind};
 use wire::session::SessionParameters;
-use wire::{ChunkId, SessionId};
+use wire::{ChunkId, SessionId, SymbolIndex};
 
 use super::Progress;
 use super::finish::{Assembled, Verdict};
@@ -105,9 +105,14 @@ impl Collector {
     }
 
     fn symbol(&mut self, header: &Header, symbol: &[u8]) {
-        let Placement::Store { entry, cell, opens, evicted, completes } = self.assembler.on_symbol(header, symbol.len()) else {
-            return;
-        };
+        let placement = self.assembler.on_symbol(header, symbol.len());
+        self.store(placement, symbol);
+    }
+
+    /// Takes one symbol to where it is to go.
+    #[inline]
+    fn store(&mut self, placement: Placement, symbol: &[u8]) {
+        let Placement::Store { entry, cell, opens, evicted, completes } = placement else { return };
         self.given_up += u64::from(evicted.is_some());
         if opens && !self.open(entry) {
             return;
@@ -130,6 +135,18 @@ impl Collector {
                 let _ = self.assembled.send(Assembled { completed, buffer });
             }
         }
+    }
+
+    /// Takes symbols of a chunk in assembly that were fetched. Whether that made it whole, so that the finisher has it.
+    pub(super) fn supply_symbols(&mut self, chunk: ChunkId, symbols: &[SymbolIndex], bytes: &[u8]) -> bool {
+        if bytes.len() != symbols.len() * self.symbol_bytes || !self.assembler.is_open(chunk) {
+            return false;
+        }
+        for (&symbol, bytes) in symbols.iter().zip(bytes.chunks_exact(self.symbol_bytes)) {
+            let placement = self.assembler.on_fetched_symbol(chunk, symbol);
+            self.store(placement, bytes);
+        }
+        self.assembler.wants(chunk).is_none()
     }
 
     /// Takes a whole chunk that was fetched.
@@ -236,7 +253,7 @@ mod tests {
     use super::*;
     use crate::assemble::AssembleConfig;
     use wire::packet::HEADER_BYTES;
-    use wire::{Sequence, StreamId, SymbolIndex};
+    use wire::{Sequence, StreamId};
 
     const PARAMETERS: SessionParameters =
         SessionParameters { session: SessionId(7), symbol_bytes: 64, chunk_count: 1, chunk_bytes_max: 640 };

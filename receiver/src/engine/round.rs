@@ -129,11 +129,19 @@ impl Round<'_> {
                     let how = if self.profile.unicast { ", taking everything by unicast" } else { "" };
                     let _ = self.notices.send(format!("on the sender's list{how}"));
                     if self.profile.unicast {
-                        self.fetch(&[ALL_CHUNKS]);
+                        let chunks = self.wanted_of(vec![ALL_CHUNKS]);
+                        self.unicast.fetch(chunks);
                     }
                 }
                 FromSender::Streams(streams) if !self.profile.unicast => self.follow(&streams)?,
-                FromSender::TakeByUnicast(chunks) => self.fetch(&chunks),
+                FromSender::TakeByUnicast(chunks) => {
+                    let chunks = self.wanted_of(chunks);
+                    self.unicast.fetch(chunks);
+                }
+                FromSender::TakeRest(chunks) => {
+                    let chunks = self.wanted_of(chunks);
+                    self.unicast.fetch_rest(chunks);
+                }
                 FromSender::Acknowledged | FromSender::Streams(_) => {}
             }
         }
@@ -147,15 +155,14 @@ impl Round<'_> {
         self.link.send(ToSender::Ready { want: self.collector.assembler.wanted(), profile: self.profile });
     }
 
-    /// What of `chunks` is wanted is to be fetched.
-    fn fetch(&mut self, chunks: &[ChunkRange]) {
-        let mut chunks = chunks.to_vec();
+    /// What of `chunks` is wanted.
+    fn wanted_of(&self, mut chunks: Vec<ChunkRange>) -> Vec<ChunkId> {
         chunks.sort_unstable_by_key(|run| run.first);
         let named = |chunk: &ChunkId| {
             let after = chunks.partition_point(|run| run.first <= *chunk);
             after.checked_sub(1).is_some_and(|at| chunk.0 - chunks[at].first.0 < chunks[at].count)
         };
-        self.unicast.fetch(self.collector.assembler.wanted().into_iter().flat_map(ChunkRange::chunks).filter(named));
+        self.collector.assembler.wanted().into_iter().flat_map(ChunkRange::chunks).filter(named).collect()
     }
 
     /// Takes chunks that came by unicast as far as there are buffers, and asks for more. Whether some came.
@@ -177,6 +184,10 @@ impl Round<'_> {
                         break;
                     }
                 },
+                Fetched::Symbols { chunk, symbols, bytes } => match self.collector.supply_symbols(*chunk, symbols, bytes) {
+                    true => self.unicast.supplied(*chunk),
+                    false => self.unicast.passed_over(*chunk),
+                },
             }
             any = true;
         }
@@ -184,8 +195,14 @@ impl Round<'_> {
             self.note_first_data();
         }
         let assembler = &self.collector.assembler;
-        if let Some((call, chunks)) = self.unicast.next_call(|chunk| assembler.wants(chunk).is_some()) {
-            self.link.send(ToSender::Fetch { call, chunks });
+        let is_wanted = |chunk| assembler.wants(chunk).is_some();
+        if let Some((call, chunks)) = self.unicast.next_call(is_wanted) {
+            self.link.send(ToSender::Fetch { call, chunks, symbols: Vec::new() });
+        } else if let Some((call, chunks)) = self.unicast.next_rest(is_wanted) {
+            let (symbols, whole): (Vec<_>, Vec<_>) =
+                chunks.into_iter().map(|chunk| (chunk, assembler.lacking(chunk))).partition(|(_, lacking)| !lacking.is_empty());
+            let chunks = ChunkRange::from_sorted(whole.into_iter().map(|(chunk, _)| chunk));
+            self.link.send(ToSender::Fetch { call, chunks, symbols });
         }
         Ok(any)
     }

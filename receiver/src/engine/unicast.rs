@@ -9,6 +9,8 @@ use wire::report::ChunkRange;
 /// Chunks in one call: 64 MiB at 256 KiB each, so that a call's round trip does not count, and what was completed by multicast
 /// meanwhile is not fetched again for long.
 const CHUNKS_PER_CALL: usize = 256;
+/// Chunks in one call for the rest of chunks: the sender names no more at a time.
+const REST_PER_CALL: usize = 64;
 /// How often a chunk is fetched, or a call made that brings nothing, before that is given up.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -24,22 +26,37 @@ pub enum UnicastMode {
     Always,
 }
 
+/// What a call is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Chunks that multicast does not bring.
+    Whole,
+    /// What is lacking of chunks that multicast has almost brought.
+    Rest,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Unicast {
     /// To be fetched, and not asked for.
     queue: BTreeSet<ChunkId>,
+    /// Of which the rest is to be fetched, and was not asked for: the sender has multicast almost all of them, and will do so again if that fails.
+    rest: BTreeSet<ChunkId>,
+    /// Of these it was asked for in the call under way, and did not come.
+    asked_rest: BTreeSet<ChunkId>,
     /// Asked for in the call under way, and not here.
     asked: BTreeSet<ChunkId>,
-    /// The number of the last call, and whether it is under way.
+    /// The number of the last call, and what it is for while it is under way.
     call: u32,
-    calling: bool,
+    calling: Option<Kind>,
     /// Something came of the call.
     brought: bool,
     /// Calls in a row that brought nothing.
     fruitless: u32,
     /// Fetched, and with the finisher.
     supplied: BTreeSet<ChunkId>,
+    /// The same of those of which the rest was fetched.
+    supplied_rest: BTreeSet<ChunkId>,
     /// How often a chunk was not what it should be.
     damaged: BTreeMap<ChunkId, u32>,
 }
@@ -50,21 +67,48 @@ impl Unicast {
         self.queue.extend(chunks);
     }
 
+    /// Of these the rest is to be fetched.
+    pub(super) fn fetch_rest(&mut self, chunks: impl IntoIterator<Item = ChunkId>) {
+        self.rest.extend(chunks);
+    }
+
+    /// The next call for the rest of chunks that are still wanted, when it is time for one: its number, and which chunks.
+    pub(super) fn next_rest(&mut self, is_wanted: impl Fn(ChunkId) -> bool) -> Option<(u32, Vec<ChunkId>)> {
+        if self.calling.is_some() || !self.queue.is_empty() || !self.asked.is_empty() {
+            return None;
+        }
+        while self.asked_rest.len() < REST_PER_CALL
+            && let Some(chunk) = self.rest.pop_first()
+        {
+            if is_wanted(chunk) {
+                self.asked_rest.insert(chunk);
+            }
+        }
+        if self.asked_rest.is_empty() {
+            return None;
+        }
+        self.call = self.call.wrapping_add(1);
+        (self.calling, self.brought) = (Some(Kind::Rest), false);
+        Some((self.call, self.asked_rest.iter().copied().collect()))
+    }
+
     /// The connection was lost and is there again: what was to be fetched will be said again.
     pub(super) fn reconnected(&mut self) {
-        (self.calling, self.fruitless) = (false, 0);
+        (self.calling, self.fruitless) = (None, 0);
         self.queue.clear();
         self.asked.clear();
+        self.rest.clear();
+        self.asked_rest.clear();
     }
 
     /// Whether something may come.
     pub(super) fn is_calling(&self) -> bool {
-        self.calling
+        self.calling.is_some()
     }
 
     /// The next call, when it is time for one: at most [`CHUNKS_PER_CALL`] chunks that are still wanted.
     pub(super) fn next_call(&mut self, is_wanted: impl Fn(ChunkId) -> bool) -> Option<(u32, Vec<ChunkRange>)> {
-        if self.calling {
+        if self.calling.is_some() {
             return None;
         }
         while self.asked.len() < CHUNKS_PER_CALL
@@ -78,24 +122,26 @@ impl Unicast {
             return None;
         }
         self.call = self.call.wrapping_add(1);
-        (self.calling, self.brought) = (true, false);
+        (self.calling, self.brought) = (Some(Kind::Whole), false);
         Some((self.call, ChunkRange::from_sorted(self.asked.iter().copied())))
     }
 
-    /// A chunk came that is of no use any more.
+    /// A chunk, or some of it, came that is of no use any more.
     pub(super) fn passed_over(&mut self, chunk: ChunkId) {
+        self.asked_rest.remove(&chunk);
         self.brought |= self.asked.remove(&chunk);
     }
 
-    /// A chunk came and is with the finisher.
+    /// A chunk, or the rest of one, came, and the chunk is with the finisher.
     pub(super) fn supplied(&mut self, chunk: ChunkId) {
+        let by = if self.asked_rest.contains(&chunk) { &mut self.supplied_rest } else { &mut self.supplied };
+        by.insert(chunk);
         self.passed_over(chunk);
-        self.supplied.insert(chunk);
     }
 
-    /// The chunk is what it should be. Whether it was fetched.
+    /// The chunk is what it should be. Whether it was fetched, or the rest of it.
     pub(super) fn verified(&mut self, chunk: ChunkId) -> bool {
-        self.supplied.remove(&chunk)
+        self.supplied.remove(&chunk) | self.supplied_rest.remove(&chunk)
     }
 
     /// The chunk is not what it should be, as was found when it came or by the finisher. When it was fetched it is fetched again.
@@ -103,6 +149,10 @@ impl Unicast {
     /// # Errors
     /// When that has been done often enough.
     pub(super) fn damaged(&mut self, chunk: ChunkId) -> Result<(), String> {
+        if self.supplied_rest.remove(&chunk) || self.asked_rest.remove(&chunk) {
+            // Multicast brings it.
+            return Ok(());
+        }
         if !self.asked.remove(&chunk) && !self.supplied.remove(&chunk) {
             return Ok(());
         }
@@ -120,10 +170,12 @@ impl Unicast {
     /// # Errors
     /// When calls bring nothing again and again; says why.
     pub(super) fn ended(&mut self, call: u32, outcome: Result<(), String>) -> Result<(), String> {
-        if !self.calling || call != self.call {
+        let Some(kind) = self.calling.take_if(|_| call == self.call) else { return Ok(()) };
+        if kind == Kind::Rest {
+            // What did not come multicast brings.
+            self.asked_rest.clear();
             return Ok(());
         }
-        self.calling = false;
         let why = match outcome {
             Err(why) => why,
             Ok(()) if self.asked.is_empty() => String::new(),
@@ -205,5 +257,30 @@ mod tests {
         unicast.passed_over(ChunkId(9));
         assert_eq!(unicast.ended(call, Ok(())), Ok(()));
         assert_eq!(unicast.next_call(|_| true).unwrap().1, [range(0, 2)]);
+    }
+
+    #[test]
+    fn the_rest_of_chunks_is_asked_for_once_and_left_to_multicast_when_that_fails() {
+        let mut unicast = Unicast::default();
+        unicast.fetch_rest(chunks(3..6));
+        unicast.fetch(chunks(9..10));
+        assert_eq!(unicast.next_rest(|_| true), None, "what multicast does not bring goes first");
+        let (call, _) = unicast.next_call(|_| true).unwrap();
+        unicast.supplied(ChunkId(9));
+        unicast.ended(call, Ok(())).unwrap();
+        let (call, asked) = unicast.next_rest(|chunk| chunk.0 != 4).unwrap();
+        assert_eq!(asked, [ChunkId(3), ChunkId(5)]);
+        assert_eq!((unicast.next_rest(|_| true), unicast.next_call(|_| true)), (None, None), "one at a time");
+        unicast.supplied(ChunkId(3));
+        for _ in 0..5 {
+            assert_eq!(unicast.ended(call, Err("disk".to_owned())), Ok(()), "no reason to give up");
+        }
+        assert!(unicast.verified(ChunkId(3)) && !unicast.verified(ChunkId(5)));
+        unicast.fetch_rest(chunks(5..6));
+        unicast.next_rest(|_| true).unwrap();
+        unicast.supplied(ChunkId(5));
+        assert_eq!(unicast.damaged(ChunkId(5)), Ok(()));
+        assert!(!unicast.verified(ChunkId(5)));
+        assert_eq!(unicast.next_call(|_| true), None);
     }
 }

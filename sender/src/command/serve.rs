@@ -90,6 +90,9 @@ pub(crate) struct ServeArgs {
     /// loss, as in unicast:10%. Else: a quarter of what the median receiver restores, or a quarter of all packets lost.
     #[arg(long, default_value_t = StragglerPolicy::default(), value_name = "POLICY[:RATE|:PERCENT]")]
     straggler: StragglerPolicy,
+    /// How the last symbols that few receivers lack are brought.
+    #[arg(long, value_enum, default_value_t = LastSymbols::Auto)]
+    last_symbols: LastSymbols,
     /// Hops that packets may take: 1 keeps them on the link.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     ttl: u8,
@@ -117,6 +120,15 @@ pub(crate) struct ServeArgs {
     /// Print the final summary on standard output as one JSON object. Everything else goes to standard error, always.
     #[arg(long)]
     json: bool,
+}
+
+/// How the last symbols that few receivers lack are brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LastSymbols {
+    /// These receivers fetch them by unicast, when that puts less on links than multicast to all who listen.
+    Auto,
+    /// By multicast, always.
+    Multicast,
 }
 
 /// A failure of the network's set-up, for its exit code.
@@ -224,6 +236,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             streams: (0..).zip(&groups).map(|(id, &group)| Stream { id: StreamId(id), group }).collect(),
             classes: classes(&pack),
             stragglers: args.straggler,
+            last_by_unicast: args.last_symbols == LastSymbols::Auto,
             orders: Box::new(move |receiver, order| _ = director.direct(receiver, order)),
             transmit: opened.transmit,
             rate_cap_bits_per_second: args.rate.bits_per_second,

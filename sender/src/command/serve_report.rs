@@ -88,6 +88,7 @@ impl Report<'_> {
             "symbols_sent": totals.symbols_sent,
             "symbol_overhead": self.overhead(),
             "repair_symbols_sent": totals.repair_symbols_sent,
+            "symbols_by_unicast": totals.symbols_by_unicast,
             "syncs_sent": totals.syncs_sent,
             "groups_sent": totals.groups_sent,
             // Of symbols alone, to compare with `pack_stored_bytes`; whole frames are in `bytes_on_wire`.
@@ -116,10 +117,14 @@ impl Report<'_> {
             ]);
         }
         let totals = &self.progress.totals;
+        let by_unicast = match totals.symbols_by_unicast {
+            0 => String::new(),
+            symbols => format!("; {symbols} symbols were left to unicast"),
+        };
         let seconds = self.progress.sending.as_secs_f64();
         let rate = if seconds > 0.0 { self.sent.frame_bytes as f64 * 8.0 / seconds } else { 0.0 };
         format!(
-            "{}sent {} symbols for {} needed ({:+.2} %), of them {} repair symbols, and {} syncs\n\
+            "{}sent {} symbols for {} needed ({:+.2} %), of them {} repair symbols, and {} syncs{by_unicast}\n\
              {} on the wire in {seconds:.1} s, {}",
             table(&rows),
             totals.symbols_sent,

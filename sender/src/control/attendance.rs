@@ -311,6 +311,7 @@ impl Attend {
 struct Told {
     streams: Option<Vec<StreamId>>,
     unicast_runs: usize,
+    rest_runs: usize,
 }
 
 impl Told {
@@ -326,6 +327,11 @@ impl Told {
             let chunks = runs.iter().copied().map(v1::ChunkRange::from).collect();
             self.unicast_runs = orders.unicast.len();
             messages.push(sender_message::Message::TakeByUnicast(v1::TakeByUnicast { chunks }));
+        }
+        if let Some(runs) = orders.rest.get(self.rest_runs..).filter(|runs| !runs.is_empty()) {
+            let chunks = runs.iter().copied().map(v1::ChunkRange::from).collect();
+            self.rest_runs = orders.rest.len();
+            messages.push(sender_message::Message::TakeRest(v1::TakeRest { chunks }));
         }
         messages
     }

@@ -33,6 +33,8 @@ pub(super) struct Orders {
     pub(super) streams: Option<Vec<StreamId>>,
     /// Chunks to fetch, all that were ever named in this attendance.
     pub(super) unicast: Vec<ChunkRange>,
+    /// Chunks to fetch what is lacking of, all that were ever named in this attendance.
+    pub(super) rest: Vec<ChunkRange>,
 }
 
 /// One attendance; a receiver that comes back gets another.
@@ -224,6 +226,7 @@ impl Roster {
         orders.send_modify(|orders| match order {
             Order::Listen(streams) => orders.streams = Some(streams),
             Order::Fetch(chunks) => orders.unicast.extend(chunks),
+            Order::FetchRest(chunks) => orders.rest.extend(chunks),
             // The first decides.
             Order::Leave(reason) => _ = orders.dismiss.get_or_insert(reason),
         });

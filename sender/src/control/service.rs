@@ -12,9 +12,11 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use wire::ChunkId;
 use wire::proto::v1::provision_server::Provision;
 use wire::proto::{PROTOCOL_VERSION, v1};
 use wire::report::ChunkRange;
+use wire::session::SOURCE_SYMBOLS_MAX;
 
 /// A manifest goes out in parts of this size. A part is made when the connection has room for it, so a slow receiver holds about
 /// three of them in memory: 2,000 receivers that fetch at once hold 400 MB at worst.
@@ -26,6 +28,8 @@ const IMAGES_LISTED_BYTES_MAX: usize = 2048;
 /// Chunks that are read before the connection has room for them, of at most 256 KiB as packs are made: 2,000 receivers that fetch at once
 /// hold 1 GB at worst.
 const CHUNKS_AHEAD: usize = 2;
+/// Chunks that single symbols are asked of in one call; a receiver is never told to fetch more at a time.
+const SYMBOL_CHUNKS_MAX: usize = 256;
 /// `listed`, `pace`, `streams` and one more can wait for a receiver to read them.
 const OUTBOUND_MESSAGES: usize = 4;
 
@@ -108,8 +112,11 @@ impl Provision for Service {
         if let Some(stray) = chunks.iter().find(|run| !self.shared.images[image].contains(**run)) {
             return Err(Status::invalid_argument(format!("chunk {} is not of its image", stray.first)));
         }
+        let symbols = self.checked_symbols(&request.symbols, image)?;
+        let whole = chunks.into_iter().flat_map(ChunkRange::chunks).map(|chunk| (chunk, Vec::new()));
+        let wanted = whole.chain(symbols).collect();
         let (parts, reply) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::spawn(send_chunks(source, chunks, parts));
+        tokio::spawn(send_chunks(source, wanted, self.shared.info.parameters.symbol_bytes.into(), parts));
         Ok(Response::new(ReceiverStream::new(reply)))
     }
 
@@ -125,12 +132,24 @@ impl Provision for Service {
     }
 }
 
+/// A chunk and the source symbols of it that are wanted; none: the whole chunk.
+type Wanted = (ChunkId, Vec<u32>);
+
 /// Reads chunks as fast as the receiver takes them, until it hangs up.
-async fn send_chunks(source: Arc<dyn ChunkSource>, chunks: Vec<ChunkRange>, parts: mpsc::Sender<Result<v1::ChunkPart, Status>>) {
-    for chunk in chunks.into_iter().flat_map(ChunkRange::chunks) {
+async fn send_chunks(
+    source: Arc<dyn ChunkSource>,
+    wanted: Vec<Wanted>,
+    symbol_bytes: usize,
+    parts: mpsc::Sender<Result<v1::ChunkPart, Status>>,
+) {
+    for (chunk, symbol) in wanted {
         let source = source.clone();
         let part = match tokio::task::spawn_blocking(move || source.stored(chunk)).await {
-            Ok(Ok(stored)) => Ok(v1::ChunkPart { chunk: chunk.0, stored }),
+            Ok(Ok(stored)) if symbol.is_empty() => Ok(v1::ChunkPart { chunk: chunk.0, stored, symbol }),
+            Ok(Ok(stored)) => match symbols_of(&stored, &symbol, symbol_bytes) {
+                Some(stored) => Ok(v1::ChunkPart { chunk: chunk.0, stored, symbol }),
+                None => Err(Status::invalid_argument(format!("chunk {chunk} has fewer symbols"))),
+            },
             Ok(Err(why)) => Err(Status::data_loss(why)),
             Err(_) => Err(Status::internal("the thread that reads chunks ended")),
         };
@@ -141,7 +160,35 @@ async fn send_chunks(source: Arc<dyn ChunkSource>, chunks: Vec<ChunkRange>, part
     }
 }
 
+/// These source symbols of a chunk, one after the other, as packets carry them. `None` when it has fewer.
+fn symbols_of(stored: &[u8], symbols: &[u32], symbol_bytes: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(symbols.len() * symbol_bytes);
+    for &symbol in symbols {
+        let start = usize::try_from(symbol).ok()?.checked_mul(symbol_bytes).filter(|&start| start < stored.len())?;
+        bytes.extend_from_slice(&stored[start..stored.len().min(start + symbol_bytes)]);
+        bytes.resize(bytes.len().next_multiple_of(symbol_bytes), 0);
+    }
+    Some(bytes)
+}
+
 impl Service {
+    /// Single symbols that a receiver of `image` asks for.
+    fn checked_symbols(&self, requested: &[v1::ChunkSymbols], image: usize) -> Result<Vec<Wanted>, Status> {
+        if requested.len() > SYMBOL_CHUNKS_MAX {
+            return Err(Status::invalid_argument(format!("symbols of more than {SYMBOL_CHUNKS_MAX} chunks at once")));
+        }
+        let checked = |of_chunk: &v1::ChunkSymbols| {
+            let run = ChunkRange { first: ChunkId(of_chunk.chunk), count: 1 };
+            let ascending = of_chunk.symbol.is_sorted_by(|first, second| first < second);
+            let in_range = (1..=SOURCE_SYMBOLS_MAX).contains(&of_chunk.symbol.len());
+            if !self.shared.images[image].contains(run) || !ascending || !in_range {
+                return Err(Status::invalid_argument(format!("symbols of chunk {} that cannot be asked for", of_chunk.chunk)));
+            }
+            Ok((run.first, of_chunk.symbol.clone()))
+        };
+        requested.iter().map(checked).collect()
+    }
+
     fn images_listed(&self) -> String {
         let mut list = String::new();
         for image in &self.shared.info.images {

@@ -1,6 +1,7 @@
 //! The server against clients that misbehave, spoken to over raw TLS and raw gRPC; each test ends by seeing that a good receiver is
 //! still served. The good path with the real client is in `bench/tests/control.rs`.
 
+mod fetch;
 mod operator;
 
 use super::*;
@@ -39,7 +40,7 @@ fn session() -> SessionInfo {
         parameters: SessionParameters { session: SessionId(1), symbol_bytes: 1408, chunk_count: CHUNK_COUNT, chunk_bytes_max: 256 * 1024 },
         pack_root: [1; 32],
         proof: Vec::new(),
-        chunk_source: None,
+        chunk_source: Some(Arc::new(fetch::Pattern)),
         images: vec![image("web", range(0, 600)), image("db", range(400, 600))],
         streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
         report_interval_us: 10_000,

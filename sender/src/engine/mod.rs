@@ -136,6 +136,8 @@ pub struct EngineConfig {
     pub classes: Vec<ChunkRange>,
     /// What to do about receivers that cannot keep up.
     pub stragglers: StragglerPolicy,
+    /// What few receivers lack in the end is fetched by these when that costs less than multicast.
+    pub last_by_unicast: bool,
     /// Tells a receiver what to do; called on the dispatcher's thread.
     pub orders: Box<dyn FnMut(ReceiverId, Order) + Send>,
     /// Which threads run where.
@@ -210,7 +212,12 @@ impl Engine {
                 .max()
                 .unwrap_or(0),
         };
-        let delivery = Delivery::new(DeliveryConfig { schedule, classes: config.classes, stragglers: config.stragglers });
+        let delivery = Delivery::new(DeliveryConfig {
+            schedule,
+            classes: config.classes,
+            stragglers: config.stragglers,
+            last_by_unicast: config.last_by_unicast,
+        });
         let mut dispatcher = Dispatcher {
             delivery,
             orders: config.orders,

@@ -142,6 +142,8 @@ pub struct Totals {
     pub groups_sent: u64,
     /// Syncs, those behind groups included.
     pub syncs_sent: u64,
+    /// Symbols that receivers were asked to fetch by unicast, because to multicast them would have cost more.
+    pub symbols_by_unicast: u64,
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 //! bring the same chunk from both ends: whichever comes first, the report of its completion ends the demand in both.
 //!
 //! * `lane`: one stream: its scheduler and who is in it.
+//! * `fetches`: the last of chunks that receivers fetch by unicast, because to multicast it would cost more.
 //! * `assign`: from a plan (see [`super::plan`]) to who gets what where.
 
 mod assign;
+mod fetches;
 mod lane;
 
 use super::chunk_set::ChunkSet;
@@ -17,7 +19,7 @@ use assign::Assignment;
 use lane::Lane;
 use std::collections::BTreeMap;
 use wire::report::{ChunkRange, Report};
-use wire::{Micros, StreamId};
+use wire::{ChunkId, Micros, StreamId};
 
 /// A plan is made anew at most this often, so that 1,000 receivers that join at once make a few plans and not 1,000.
 const PLAN_INTERVAL_US: u64 = 200_000;
@@ -35,6 +37,8 @@ pub struct DeliveryConfig {
     pub classes: Vec<ChunkRange>,
     /// What to do about those who cannot keep up.
     pub stragglers: StragglerPolicy,
+    /// What few receivers lack in the end is fetched by these when that costs less than multicast.
+    pub last_by_unicast: bool,
 }
 
 /// What a receiver is to do.
@@ -42,8 +46,10 @@ pub struct DeliveryConfig {
 pub enum Order {
     /// Listen to these streams, ascending, and to no others.
     Listen(Vec<StreamId>),
-    /// Fetch these chunks by unicast.
+    /// Fetch these chunks by unicast; multicast will not bring them.
     Fetch(Vec<ChunkRange>),
+    /// Fetch what is lacking of these chunks by unicast; multicast will bring it only when that takes too long.
+    FetchRest(Vec<ChunkRange>),
     /// Leave, for this reason.
     Leave(String),
 }
@@ -69,6 +75,8 @@ pub struct Delivery {
     members: BTreeMap<ReceiverId, Member>,
     assignment: Assignment,
     orders: Vec<(ReceiverId, Order)>,
+    /// What is being fetched instead of sent, and until when that may take.
+    fetches: BTreeMap<(ReceiverId, ChunkId), Micros>,
     /// Somebody came, left, or restores at another rate.
     news: bool,
     planned_at: Option<Micros>,
@@ -88,6 +96,7 @@ impl Delivery {
             members: BTreeMap::new(),
             assignment: Assignment::all_on_first(config.classes.len()),
             orders: Vec::new(),
+            fetches: BTreeMap::new(),
             news: false,
             planned_at: None,
             sent: ChunkSet::new(chunk_count),
@@ -128,16 +137,25 @@ impl Delivery {
     /// What `stream` sends next. May be asked a few groups ahead of what is on the wire.
     pub fn next(&mut self, now: Micros, stream: StreamId) -> Next {
         self.mind_plan(now);
+        self.mind_fetches(now);
+        let room = self.room_for_fetches();
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == stream) else { return Next::Wait { until: None } };
+        lane.scheduler.set_handover_room(room);
         let next = lane.scheduler.next(now, stream);
-        if let Next::Group(group) = &next {
-            for part in &group.chunks {
-                if self.sent.insert(part.chunk) {
-                    self.symbols_needed += u64::from(part.source_symbols);
+        let handed_over = lane.scheduler.take_handed_over();
+        self.begin_fetches(now, handed_over);
+        match next {
+            Next::Group(group) => {
+                for part in &group.chunks {
+                    if self.sent.insert(part.chunk) {
+                        self.symbols_needed += u64::from(part.source_symbols);
+                    }
                 }
+                Next::Group(group)
             }
+            Next::Wait { until } => Next::Wait { until: until.into_iter().chain(self.fetches_until()).min() },
+            sync @ Next::Sync { .. } => sync,
         }
-        next
     }
 
     /// What receivers are to be told since this was last asked, in order.
@@ -184,6 +202,7 @@ impl Delivery {
             symbols_needed: 0,
             groups_sent: sum.groups_sent + of_lane.groups_sent,
             syncs_sent: sum.syncs_sent + of_lane.syncs_sent,
+            symbols_by_unicast: sum.symbols_by_unicast + of_lane.symbols_by_unicast,
         });
         // A chunk that two streams have sent is needed once.
         totals.symbols_needed = self.symbols_needed;
@@ -200,7 +219,8 @@ impl Delivery {
         }
         for (&receiver, member) in self.members.iter().filter(|(_, member)| !member.unicast) {
             for chunk in member.want.iter() {
-                if !self.lanes.iter().any(|lane| lane.scheduler.wants(receiver, chunk)) {
+                let fetches = self.fetches.contains_key(&(receiver, chunk));
+                if !fetches && !self.lanes.iter().any(|lane| lane.scheduler.wants(receiver, chunk)) {
                     return Err(format!("receiver {} wants chunk {chunk} and no stream brings it", receiver.0));
                 }
             }
@@ -216,6 +236,8 @@ impl Delivery {
     fn leave(&mut self, now: Micros, receiver: ReceiverId) {
         if self.members.remove(&receiver).is_some() {
             self.lanes.iter_mut().for_each(|lane| lane.leave(now, receiver));
+            self.lanes.iter_mut().for_each(|lane| lane.scheduler.forget_handed_over(receiver));
+            self.forget_fetches(receiver);
             self.news = true;
         }
     }
@@ -225,6 +247,8 @@ impl Delivery {
         for &range in &report.completed {
             member.want.remove_range(range);
         }
+        let want = &member.want;
+        self.fetches.retain(|&(fetching, chunk), _| fetching != receiver || want.contains(chunk));
         let standing = &mut member.standing;
         let lost = report.packets_sent.saturating_sub(report.packets_seen);
         standing.packets_sent = standing.packets_sent.saturating_add(report.packets_sent);

@@ -300,6 +300,16 @@ impl Roster {
         self.chunks[chunk.index()].needs[1].as_deref()
     }
 
+    /// Who of the first `most` that are found lacks how many symbols of `chunk`, and has passed all that was sent of it. Looks at everybody.
+    pub(super) fn needy(&self, chunk: ChunkId, most: usize) -> Vec<(ReceiverId, u16)> {
+        let demand = &self.chunks[chunk.index()];
+        let lacks = |(&receiver, member): (&ReceiverId, &Member)| {
+            let statement = member.statements.get(&chunk).filter(|statement| demand.counts(statement))?;
+            (statement.need.symbols > 0).then_some((receiver, statement.need.symbols))
+        };
+        self.members.iter().filter_map(lacks).take(most).collect()
+    }
+
     /// Whether somebody who is no straggler lacks some of `chunk` or may do so: it has not said.
     pub(super) fn is_lacking_beside_stragglers(&self, chunk: ChunkId) -> bool {
         let needs = &self.chunks[chunk.index()].needs;

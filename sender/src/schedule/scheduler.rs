@@ -1,7 +1,8 @@
 //! The scheduler itself. What it makes of reports is in `reports`, what that and time make of each chunk in `judge`, how that becomes groups in
-//! `compose`, and what waits for that in `queue`.
+//! `compose`, what waits for that in `queue`, and what is left to unicast in `handover`.
 
 mod compose;
+mod handover;
 mod judge;
 mod order;
 mod queue;
@@ -16,7 +17,7 @@ use super::stream::Stream;
 use super::{Event, Next, ReceiverId, ScheduleConfig, Totals, chunk_set::ChunkSet};
 pub(super) use order::Order;
 use queue::Queues;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use wire::report::ChunkRange;
 use wire::{ChunkId, Micros, StreamId};
 
@@ -78,6 +79,11 @@ pub struct Scheduler {
     /// Greeting receivers for whom that is not set yet, since nothing was sent that they could answer.
     greeting_new: Vec<ReceiverId>,
     report_lag_us: u64,
+    /// So many chunks may be handed over to unicast.
+    handover_room: usize,
+    handed_over: Vec<(ReceiverId, ChunkId)>,
+    /// All that was ever handed over to those who are members of the delivery.
+    handed_before: BTreeSet<(ReceiverId, ChunkId)>,
     totals: Totals,
 }
 
@@ -102,6 +108,9 @@ impl Scheduler {
             greeting_until: VecDeque::new(),
             greeting_new: Vec::new(),
             report_lag_us: REPORT_LAG_START_US,
+            handover_room: 0,
+            handed_over: Vec::new(),
+            handed_before: BTreeSet::new(),
             totals: Totals::default(),
             config,
         }

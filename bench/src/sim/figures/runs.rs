@@ -78,7 +78,7 @@ pub(super) fn overhead(args: &FiguresArgs, receivers: usize, loss: f64, burst_pa
         burst_packets,
         receivers,
         chunks,
-        sent: outcome.symbols_sent as f64 / outcome.symbols_needed.max(1) as f64,
+        sent: outcome.sent_over_needed(),
         bound: least_overhead(K, &vec![loss; receivers]),
         bound_interleaved: least_overhead_of_runs(K, receivers, loss, burst_packets, 64),
         allowed,
@@ -98,7 +98,7 @@ pub(super) fn with_rate_control(args: &FiguresArgs, rows: &[Row]) -> anyhow::Res
         let mut scenario = Scenario::on_lan(args.seed, row.chunks, row.receivers);
         lose(&mut scenario.receivers, row.loss, row.burst_packets);
         let outcome = simulate(&scenario)?;
-        let sent = outcome.symbols_sent as f64 / outcome.symbols_needed.max(1) as f64;
+        let sent = outcome.sent_over_needed();
         let what =
             format!("{} receivers, bursts of {} packets, with the rate control: sent over the bound", row.receivers, row.burst_packets);
         ratios.push(Ratio { what, measured: sent / row.bound, allowed: row.allowed });

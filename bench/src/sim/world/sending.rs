@@ -23,7 +23,9 @@ impl World<'_> {
             rate_floor_bits_per_second: self.scenario.floor_bits_per_second,
             frame_overhead_bytes: FRAME_OVERHEAD_BYTES,
         };
-        Delivery::new(DeliveryConfig { schedule, classes: self.scenario.classes(), stragglers: StragglerPolicy::default() })
+        let stragglers = StragglerPolicy::default();
+        let last_by_unicast = self.scenario.last_by_unicast;
+        Delivery::new(DeliveryConfig { schedule, classes: self.scenario.classes(), stragglers, last_by_unicast })
     }
 
     pub(super) fn sender_dies(&mut self, down_us: u64) {
@@ -33,6 +35,7 @@ impl World<'_> {
         self.listed.clear();
         self.closed.clear();
         self.listening.clear();
+        self.fetches.clear();
         for line in &mut self.lines {
             *line = Line { free_ns: line.free_ns, ..Line::default() };
         }
@@ -45,6 +48,7 @@ impl World<'_> {
             self.past.repair_symbols_sent += totals.repair_symbols_sent;
             self.past.symbols_needed = self.past.symbols_needed.max(totals.symbols_needed);
             self.past.syncs_sent += totals.syncs_sent;
+            self.past.symbols_by_unicast += totals.symbols_by_unicast;
         }
     }
 
@@ -224,13 +228,20 @@ impl World<'_> {
         (0..self.lines.len()).try_for_each(|stream| self.drive_sender(stream))
     }
 
-    /// What the sender wants receivers to listen to reaches them as late as their reports reach the sender.
+    /// What the sender wants receivers to do reaches them as late as their reports reach the sender.
     fn pass_orders_on(&mut self) {
         for (connection, order) in self.sender.as_mut().map(Delivery::take_orders).unwrap_or_default() {
-            let Order::Listen(streams) = order else { continue };
             let spec = &self.scenario.receivers[(connection.0 & u64::from(u32::MAX)) as usize];
-            let version = self.listening.get(&connection).map_or(0, |told| told.version) + 1;
             let heard_ns = self.now_ns + (spec.report_latency_us + spec.report_jitter_us) * 1_000;
+            let streams = match order {
+                Order::Listen(streams) => streams,
+                Order::FetchRest(chunks) => {
+                    self.fetches.entry(connection).or_default().push(Fetch { heard_ns, chunks });
+                    continue;
+                }
+                Order::Fetch(_) | Order::Leave(_) => continue,
+            };
+            let version = self.listening.get(&connection).map_or(0, |told| told.version) + 1;
             self.listening.insert(connection, Listening { version, heard_ns, streams });
         }
     }

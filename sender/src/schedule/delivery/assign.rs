@@ -97,7 +97,13 @@ impl Delivery {
             // What stays where it was, because it is on its way, need not be brought by another base stream.
             for &carrier in &carriers {
                 let kept = |chunk: &wire::ChunkId| {
-                    self.lanes.iter().enumerate().any(|(lane, state)| !carriers.contains(&lane) && state.scheduler.wants(receiver, *chunk))
+                    let fetches = self.fetches.contains_key(&(receiver, *chunk));
+                    fetches
+                        || self
+                            .lanes
+                            .iter()
+                            .enumerate()
+                            .any(|(lane, state)| !carriers.contains(&lane) && state.scheduler.wants(receiver, *chunk))
                 };
                 let missing = self.lanes[carrier].lacking(receiver, &member.want, range);
                 let missing = ChunkRange::from_sorted(missing.into_iter().flat_map(ChunkRange::chunks).filter(|chunk| !kept(chunk)));
@@ -122,6 +128,7 @@ impl Delivery {
         let stragglers: Vec<ReceiverId> = meant.collect();
         for receiver in stragglers {
             self.lanes.iter_mut().for_each(|lane| lane.leave(now, receiver));
+            self.forget_fetches(receiver);
             let Some(member) = self.members.get_mut(&receiver) else { continue };
             member.unicast = true;
             let standing = member.standing;

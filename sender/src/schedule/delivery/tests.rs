@@ -44,7 +44,7 @@ impl Scene {
             rate_floor_bits_per_second: LINK / 100,
             frame_overhead_bytes: 0,
         };
-        let config = DeliveryConfig { schedule, classes: runs.collect(), stragglers: policy.parse().unwrap() };
+        let config = DeliveryConfig { schedule, classes: runs.collect(), stragglers: policy.parse().unwrap(), last_by_unicast: false };
         Scene {
             delivery: Delivery::new(config),
             now: Micros(1),
@@ -224,7 +224,7 @@ fn who_cannot_keep_up_fetches_or_leaves_where_the_operator_says_so() {
         match &order.unwrap().1 {
             Order::Fetch(chunks) => assert!(fetches && *chunks == [range(0, 100)]),
             Order::Leave(reason) => assert!(!fetches && reason.contains(policy.split(':').next().unwrap()), "{reason}"),
-            Order::Listen(_) => unreachable!(),
+            Order::Listen(_) | Order::FetchRest(_) => unreachable!(),
         }
         assert!(!scene.delivery.lanes.iter().any(|lane| lane.has(ReceiverId(0))));
     }

@@ -62,7 +62,7 @@ impl Scheduler {
         }
         let held = !stragglers_turn && !queue.later.is_empty() && self.streams.iter().any(|stream| stream.has_urgent(priority));
         let admitted = order.into_iter().filter(|&purpose| purpose != Purpose::Later || !held);
-        let mut taken = admitted.map(|purpose| (purpose, self.take(index, purpose)));
+        let mut taken = admitted.map(|purpose| (purpose, self.take(stream, index, purpose)));
         let (purpose, chunks) = taken.find(|(_, chunks)| !chunks.is_empty())?;
         let group = self.send(now, stream, chunks, purpose, priority);
         let packets = u64::from(group.packet_count());
@@ -80,11 +80,11 @@ impl Scheduler {
         Some(group)
     }
 
-    fn take(&mut self, index: usize, purpose: Purpose) -> Vec<ChunkSymbols> {
+    fn take(&mut self, stream: usize, index: usize, purpose: Purpose) -> Vec<ChunkSymbols> {
         let Some(queue) = self.queues.at(index) else { return Vec::new() };
         let priority = queue.priority;
         match purpose {
-            Purpose::Repair => self.repair_chunks(index, priority),
+            Purpose::Repair => self.repair_chunks(stream, index, priority),
             Purpose::Whole => self.whole_chunks(index, priority),
             Purpose::Later => self.later_chunks(index, priority),
         }
@@ -114,9 +114,10 @@ impl Scheduler {
     }
 
     /// Takes chunks that are to be repaired off the queue, with the symbols that serve all who are known to need some.
-    fn repair_chunks(&mut self, index: usize, priority: i16) -> Vec<ChunkSymbols> {
+    fn repair_chunks(&mut self, stream: usize, index: usize, priority: i16) -> Vec<ChunkSymbols> {
         let mut chunks = Vec::new();
         let interleave = if self.losses.has_long_runs() { INTERLEAVE_LONG_RUNS } else { INTERLEAVE_MAX };
+        let at_the_end = self.is_at_the_end();
         while chunks.len() < interleave {
             let Some(chunk) = self.queues.at(index).and_then(|queue| queue.repairs.pop_front()) else { break };
             let now = self.priority(chunk);
@@ -126,6 +127,9 @@ impl Scheduler {
             }
             self.progress[chunk.index()].queued = false;
             if now.is_none() || self.progress[chunk.index()].flight == Flight::Waiting {
+                continue;
+            }
+            if at_the_end && self.hand_over(stream, chunk) {
                 continue;
             }
             // The fewest that give every receiver that is known to have a part what it needs.
