@@ -9,7 +9,7 @@ fn run(scenario: &Scenario) -> Outcome {
 }
 
 fn ratio(outcome: &Outcome) -> f64 {
-    outcome.symbols_sent as f64 / outcome.symbols_needed as f64
+    outcome.sent_over_needed()
 }
 
 /// When receiver `index` was complete, in multiples of the time that the whole pack takes on the line at the cap.
