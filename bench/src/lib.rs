@@ -9,6 +9,8 @@ pub mod images;
 pub mod impair;
 pub mod lab;
 pub mod limits;
+mod lone_sender;
+pub mod pacing;
 pub mod path;
 pub mod peers;
 mod plot;

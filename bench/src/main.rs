@@ -1,6 +1,6 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{ceiling, code, control, filter, images, impair, limits, path, peers, sharing, sim, swarm};
+use bench::{ceiling, code, control, filter, images, impair, limits, pacing, path, peers, sharing, sim, swarm};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Impair(impair::ImpairArgs),
     /// Measure what this machine, its link and its disk can do at best; `rx` and `tx` measure a real link between two hosts
     Limits(limits::LimitsArgs),
+    /// Measure how evenly packets leave at a given rate: what the interface counts in each millisecond
+    Pacing(pacing::PacingArgs),
     /// Show where the time goes in a transfer: what each step costs a packet and a byte, and which is the bottleneck
     Path(path::PathArgs),
     /// Compare discus with other ways to bring images to machines: udpcast, UFTP, BitTorrent, rsync, nc, HTTP
@@ -47,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Command::Images(args) => images::run(&args),
         Command::Impair(args) => impair::run(&args),
         Command::Limits(args) => limits::run(&args),
+        Command::Pacing(args) => pacing::run(&args),
         Command::Path(args) => path::run(&args),
         Command::Peers(args) => peers::run(&args),
         Command::Sharing(args) => sharing::run(&args),

@@ -1,4 +1,4 @@
-//! `discus-bench limits` measures what it says: on a veth pair of its own, and between two hosts. Needs root; says so where it has none.
+//! `discus-bench limits` and `pacing` measure what they say: on a veth pair of their own, and between two hosts. Needs root; says so where it has none.
 
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("the_filter_drops_and_the_ring_fetches_what_was_sent", over_a_veth_pair),
         trial("two_hosts_find_a_rate_without_loss", between_two_hosts),
+        trial("what_leaves_at_a_rate_is_counted_by_the_interface", at_a_rate),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -53,6 +54,26 @@ fn over_a_veth_pair() -> Result<()> {
             let share = dropped as f64 / seen as f64;
             ensure!((0.88..0.92).contains(&share), "{what}: {dropped} of {seen} dropped");
         }
+    }
+    Ok(())
+}
+
+fn at_a_rate() -> Result<()> {
+    let programs = Programs::built()?;
+    let mut command = Command::new(&programs.bench);
+    let output = command.args(["pacing", "--rates", "200", "--seconds", "0.5", "--json"]).stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let row = &report["rows"][0];
+    // More than the rate never leaves for long; less may, on a machine that has other work.
+    let mean = row["mean"].as_f64().context("no mean")?;
+    ensure!(mean > 0.1 && mean < 1.1, "{row}");
+    let windows = row["windows"].as_array().context("no windows")?;
+    ensure!(windows.len() == 3, "{row}");
+    for window in windows {
+        let number = |name: &str| window[name].as_f64().with_context(|| format!("{name} is missing in {window}"));
+        ensure!(number("least")? <= number("percentile_99")? && number("percentile_99")? <= number("most")?, "{window}");
+        ensure!(number("most")? >= 0.9 * mean, "{row}");
     }
     Ok(())
 }

@@ -61,6 +61,9 @@ struct Figures {
     symbols_needed: u64,
     symbols_sent: u64,
     predicted_sent: u64,
+    /// Left to unicast in the end.
+    symbols_by_unicast: u64,
+    predicted_by_unicast: u64,
     /// Sent over needed.
     overhead: f64,
     /// At the rate that was kept.
@@ -114,6 +117,8 @@ fn figures(args: &SwarmArgs, delivery: &Delivery, at_cap: &prediction::Predictio
         symbols_needed: delivery.symbols_needed,
         symbols_sent: delivery.symbols_sent,
         predicted_sent: predicted.symbols_sent,
+        symbols_by_unicast: delivery.symbols_by_unicast,
+        predicted_by_unicast: predicted.symbols_by_unicast,
         overhead: delivery.symbols_sent as f64 / delivery.symbols_needed.max(1) as f64,
         predicted_overhead: predicted.symbols_sent as f64 / predicted.symbols_needed.max(1) as f64,
         predicted_overhead_at_cap: at_cap.symbols_sent as f64 / at_cap.symbols_needed.max(1) as f64,
@@ -135,6 +140,7 @@ impl Figures {
         row("targets equal to their images", format!("{} of {0}", self.receivers), String::new());
         row("symbols needed: each chunk once", self.symbols_needed.to_string(), String::new());
         row("symbols sent", self.symbols_sent.to_string(), self.predicted_sent.to_string());
+        row("symbols left to unicast", self.symbols_by_unicast.to_string(), self.predicted_by_unicast.to_string());
         row("sent over needed", format!("{:.4}", self.overhead), format!("{:.4}", self.predicted_overhead));
         row("mean rate that was kept, Mbit/s", format!("{:.0}", self.kept_mbit), String::new());
         row("sent over needed, had the cap been kept", String::new(), format!("{:.4}", self.predicted_overhead_at_cap));

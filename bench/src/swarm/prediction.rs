@@ -9,6 +9,7 @@ use crate::sim::{Receiver, Scenario, World};
 /// What is predicted.
 pub(super) struct Prediction {
     pub(super) symbols_sent: u64,
+    pub(super) symbols_by_unicast: u64,
     pub(super) symbols_needed: u64,
     pub(super) took_seconds: Vec<f64>,
 }
@@ -32,6 +33,7 @@ pub(super) fn predict(args: &SwarmArgs, delivery: &Delivery, bits_per_second: u6
     };
     Ok(Prediction {
         symbols_sent: outcome.symbols_sent,
+        symbols_by_unicast: outcome.symbols_by_unicast,
         symbols_needed: outcome.symbols_needed,
         took_seconds: outcome.complete_us.iter().zip(&scenario.receivers).map(took).collect(),
     })

@@ -25,6 +25,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(300);
 /// What happened.
 pub(super) struct Delivery {
     pub(super) symbols_sent: u64,
+    pub(super) symbols_by_unicast: u64,
     pub(super) symbols_needed: u64,
     pub(super) transmit: String,
     /// What left on average from the first group to the end, whole frames with preamble and gap.
@@ -51,6 +52,7 @@ pub(super) struct Machine {
 #[derive(Deserialize)]
 struct Served {
     symbols_sent: u64,
+    symbols_by_unicast: u64,
     symbols_needed: u64,
     symbol_bytes: u64,
     packets_sent: u64,
@@ -150,6 +152,7 @@ pub(super) fn deliver(args: &SwarmArgs, programs: &Programs, directory: &Path) -
     };
     Ok(Delivery {
         symbols_sent: served.symbols_sent,
+        symbols_by_unicast: served.symbols_by_unicast,
         symbols_needed: served.symbols_needed,
         transmit: served.transmit,
         bits_per_second: (served.bytes_on_wire + served.packets_sent * LINK_OVERHEAD_BYTES as u64) as f64 * 8.0 / served.seconds.max(1e-3),
