@@ -47,8 +47,7 @@ pub(super) fn aria2(stage: &Stage<'_>, wants: &[Want]) -> Result<Session> {
     fs::write(&list, hashes)?;
     fs::set_permissions(stage.directory, fs::Permissions::from_mode(0o755))?;
     let (port, directory, address) = (TRACKER_PORT.to_string(), stage.directory.to_string_lossy(), sender.ipv4.to_string());
-    // Who becomes somebody else is not ended with this program when that is killed.
-    let track = ["-i", &address, "-p", &port, "-d", &directory, "-u", "root", "-w", "torrents"];
+    let track = ["-i", &address, "-p", &port, "-d", &directory, "-u", "nobody", "-w", "torrents"];
     let tracker = stage.process("opentracker", sender, "opentracker", track)?;
     stage.await_port(sender, TRACKER_PORT)?;
     let mut servers = vec![tracker];
