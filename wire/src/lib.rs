@@ -4,6 +4,7 @@
 //! * [`frame`]: the Ethernet, IPv4 or IPv6, and UDP headers around it, for senders that build whole frames.
 //! * [`erasure`]: repair symbols over the source symbols of a chunk.
 //! * [`session`]: the parameters that a sender and its receivers share.
+//! * [`description`]: a manifest as packets, for many receivers that wait for the same.
 //! * [`report`]: what a receiver tells its sender, as checked types.
 //! * [`doctor`]: what the doctors of both ends send and hear, and how they say what they found.
 //! * [`Fingerprint`]: how a receiver knows its sender's certificate.
@@ -11,6 +12,7 @@
 //!
 //! This crate knows nothing of files, sockets or clocks, but that [`doctor`] listens for queries.
 
+pub mod description;
 pub mod doctor;
 pub mod erasure;
 mod fingerprint;
