@@ -52,6 +52,7 @@ fn session(pack_root: u8) -> SessionInfo {
         chunk_source: None,
         images: vec![image("web", 0, 0, 150_000), image("db", 1, 100_000, 100_000)],
         streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
+        descriptive: None,
         report_interval_us: 10_000,
     }
 }
@@ -91,6 +92,7 @@ impl Server {
             name: "node-1".to_owned(),
             group: String::new(),
             image: "web".to_owned(),
+            interface_index: None,
             give_up_after: DEADLINE,
         }
     }
@@ -301,6 +303,7 @@ fn a_sender_that_is_not_there_is_given_up_in_time() {
         name: "node-1".to_owned(),
         group: String::new(),
         image: "web".to_owned(),
+        interface_index: None,
         give_up_after: Duration::from_secs(1),
     };
     let start = Instant::now();

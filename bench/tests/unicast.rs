@@ -114,6 +114,7 @@ impl Stage {
             chunk_source: Some(source.clone()),
             images: vec![web],
             streams: vec![StreamInfo { id: STREAM, group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
+            descriptive: None,
             report_interval_us: 10_000,
         };
         Stage { directory, source, info }
@@ -166,6 +167,7 @@ impl Stage {
             name: "node-1".to_owned(),
             group: String::new(),
             image: "web".to_owned(),
+            interface_index: None,
             give_up_after: DEADLINE,
         };
         let (enrolled, link) = enrol(&options).unwrap();

@@ -98,7 +98,7 @@ fn receive(options: &Options, summary: &mut Summary) -> Result<(), Failure> {
         Some(name) => Some(Interface::find(name).with_context(|| format!("interface {name}")).map_err(exits(exit::NETWORK))?),
         None => return Err(exits(exit::USAGE)(anyhow::anyhow!("--interface is missing; only --unicast always does without it"))),
     };
-    let (enrolled, link) = enrol(&connect_options(options)).map_err(exits(exit::SENDER_UNREACHABLE))?;
+    let (enrolled, link) = enrol(&connect_options(options, interface.as_ref())).map_err(exits(exit::SENDER_UNREACHABLE))?;
     display.remark(&format!("sender {}, certificate {}", options.server, enrolled.server_fingerprint));
     let outcome = receive_image(options, summary, &mut display, interface.as_ref(), enrolled, &link);
     display.end();
@@ -106,7 +106,7 @@ fn receive(options: &Options, summary: &mut Summary) -> Result<(), Failure> {
     outcome
 }
 
-fn connect_options(options: &Options) -> ConnectOptions {
+fn connect_options(options: &Options, interface: Option<&Interface>) -> ConnectOptions {
     let host_name = || fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unnamed".to_owned(), |name| name.trim().to_owned());
     ConnectOptions {
         server: options.server.clone(),
@@ -115,6 +115,7 @@ fn connect_options(options: &Options) -> ConnectOptions {
         name: options.name.clone().unwrap_or_else(host_name),
         group: options.group.clone(),
         image: options.image.clone(),
+        interface_index: interface.map(Interface::index),
         give_up_after: options.server_timeout,
     }
 }
@@ -181,6 +182,7 @@ fn prepare(
     signals: &Signals,
 ) -> Result<Prepared, Failure> {
     let parameters = enrolled.parameters;
+    summary.manifest_by_multicast = enrolled.manifest_by_multicast;
     let manifest = checked_manifest(&enrolled, &options.image, options.verify_key.as_ref()).map_err(|error| Failure {
         exit_code: if error.class() == ErrorClass::Untrusted { exit::UNTRUSTED } else { exit::SENDER_UNREACHABLE },
         error: anyhow::Error::from(error).context("the sender's manifest"),

@@ -42,6 +42,7 @@ impl Server {
             chunk_source: None,
             images: vec![image("web"), image("db")],
             streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
+            descriptive: None,
             report_interval_us: 10_000,
         };
         let config = ControlConfig {

@@ -86,6 +86,11 @@ impl<'a> Packets<'a> {
         Packets { shape, description, next_block: 0, sequence: first, ready: Vec::new().into_iter() }
     }
 
+    /// The number that follows those of the packets made so far.
+    pub fn next_sequence(&self) -> Sequence {
+        self.sequence
+    }
+
     /// The packets of the next blocks; none when all have been made.
     fn interleaved(&mut self) -> Vec<Vec<u8>> {
         let last = self.shape.block_count().min(self.next_block + INTERLEAVED_BLOCKS as u32);
@@ -224,6 +229,11 @@ impl Gathering {
         place.bytes = bytes;
         place.become_whole(expected);
         true
+    }
+
+    /// How many blocks the description has.
+    pub fn block_count(&self) -> u32 {
+        self.shape.block_count()
     }
 
     /// Whether nothing is lacking.

@@ -86,7 +86,10 @@ impl<'a> Attendance<'a> {
             group: String::new(),
         };
         let reply = client.enrol(request).await.context("enrolling")?.into_inner();
-        let mut parts = client.fetch_manifest(v1::ManifestRequest { receiver_id: reply.receiver_id }).await?.into_inner();
+        let mut parts = client
+            .fetch_manifest(v1::ManifestRequest { receiver_id: reply.receiver_id, ..v1::ManifestRequest::default() })
+            .await?
+            .into_inner();
         let mut manifest_bytes = 0;
         while let Some(part) = parts.message().await.context("fetching the manifest")? {
             manifest_bytes += part.data.len() as u64;

@@ -71,6 +71,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<()> {
             chunks: vec![ChunkRange { first: ChunkId(0), count: parameters.chunk_count }],
         }],
         streams: vec![StreamInfo { id: StreamId(0), group, source: [127, 0, 0, 1].into() }],
+        descriptive: None,
         report_interval_us: REPORT_INTERVAL_US,
     };
     // All come from one address here.

@@ -24,6 +24,8 @@ pub(crate) struct Summary {
     /// How packets came in and why so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) intake: Option<String>,
+    /// Whether the manifest came by multicast, for several receivers at once.
+    pub(crate) manifest_by_multicast: bool,
     /// Whether the sender has confirmed that it knows of the completion.
     pub(crate) acknowledged: bool,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 use super::address::ServerAddress;
 use super::backoff::random_u64;
 use super::error::ControlError;
+use super::manifest::Announced;
 use super::tls::{self, Trust};
 use super::{ConnectOptions, Enrolled, StreamInfo};
 use hyper_util::rt::TokioIo;
@@ -27,7 +28,7 @@ use wire::{Fingerprint, SessionId, StreamId};
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer, or the next part of a manifest, is small.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A sender that vanished is noticed within the sum of the two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(4);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,10 +56,20 @@ impl From<ControlError> for AttemptError {
 pub(super) struct Connection {
     pub(super) client: ProvisionClient<Channel>,
     pub(super) receiver_id: u64,
-    /// Without its manifest and proof until [`Connection::fetch_manifest`].
+    /// Without its manifest and proof until [`Connector::fetch_manifest`].
     pub(super) enrolled: Enrolled,
-    manifest_bytes: u64,
-    proof_bytes: u64,
+    pub(super) manifest_bytes: u64,
+    pub(super) proof_bytes: u64,
+    /// Where manifests are multicast, if they are.
+    pub(super) announced: Option<Announced>,
+}
+
+impl Connection {
+    /// Of manifest and proof together.
+    pub(super) fn description_bytes(&self) -> usize {
+        // Both have been checked to be far below what an address space has.
+        (self.manifest_bytes + self.proof_bytes) as usize
+    }
 }
 
 /// Makes connections to one sender for one image.
@@ -111,36 +122,8 @@ impl Connector {
         };
         let (receiver_id, manifest_bytes, proof_bytes) = (reply.receiver_id, reply.manifest_bytes, reply.proof_bytes);
         let enrolled = checked_reply(&reply, fingerprint).map_err(|reason| self.unusable(reason))?;
-        Ok(Connection { client, receiver_id, enrolled, manifest_bytes, proof_bytes })
-    }
-
-    /// Fetches the manifest of the enrolled image, and the proof that it is signed if there is one, into `connection.enrolled`.
-    pub(super) async fn fetch_manifest(&self, connection: &mut Connection) -> Result<(), AttemptError> {
-        let too_slow = |_| AttemptError::Passing("it does not send the manifest".to_owned());
-        let request = v1::ManifestRequest { receiver_id: connection.receiver_id };
-        let answer = timeout(ANSWER_TIMEOUT, connection.client.fetch_manifest(request)).await.map_err(too_slow)?;
-        let mut parts = answer.map_err(|status| self.refusal(&status))?.into_inner();
-        let (mut manifest, mut proof) = (Vec::new(), Vec::new());
-        loop {
-            match timeout(ANSWER_TIMEOUT, parts.message()).await.map_err(too_slow)? {
-                Ok(Some(part)) => {
-                    manifest.extend_from_slice(&part.data);
-                    proof.extend_from_slice(&part.proof);
-                }
-                Ok(None) => break,
-                Err(status) => return Err(self.refusal(&status)),
-            }
-            if manifest.len() as u64 > connection.manifest_bytes || proof.len() as u64 > connection.proof_bytes {
-                break;
-            }
-        }
-        for (what, bytes, announced) in [("manifest", &manifest, connection.manifest_bytes), ("proof", &proof, connection.proof_bytes)] {
-            if bytes.len() as u64 != announced {
-                return Err(self.unusable(format!("a {what} of {} bytes, announced were {announced}", bytes.len())));
-            }
-        }
-        (connection.enrolled.manifest, connection.enrolled.proof) = (manifest, proof);
-        Ok(())
+        let announced = reply.description.as_ref().map(checked_description).transpose().map_err(|reason| self.unusable(reason))?;
+        Ok(Connection { client, receiver_id, enrolled, manifest_bytes, proof_bytes, announced })
     }
 
     async fn tcp(&self) -> Result<TcpStream, String> {
@@ -184,7 +167,7 @@ impl Connector {
         Ok((stream, fingerprint))
     }
 
-    fn refusal(&self, status: &Status) -> AttemptError {
+    pub(super) fn refusal(&self, status: &Status) -> AttemptError {
         let reason = status.message().to_owned();
         match status.code() {
             Code::NotFound | Code::FailedPrecondition | Code::InvalidArgument => {
@@ -195,7 +178,7 @@ impl Connector {
         }
     }
 
-    fn unusable(&self, reason: String) -> AttemptError {
+    pub(super) fn unusable(&self, reason: String) -> AttemptError {
         ControlError::Answer { server: self.server.clone(), reason }.into()
     }
 }
@@ -250,6 +233,7 @@ fn checked_reply(reply: &v1::EnrolReply, fingerprint: Fingerprint) -> Result<Enr
         pack_root,
         manifest: Vec::new(),
         proof: Vec::new(),
+        manifest_by_multicast: false,
         streams,
         report_interval_us: reply.report_interval_us,
         server_fingerprint: fingerprint,
@@ -259,12 +243,21 @@ fn checked_reply(reply: &v1::EnrolReply, fingerprint: Fingerprint) -> Result<Enr
 fn checked_stream(stream: &v1::Stream) -> Result<StreamInfo, String> {
     let wrong = || format!("stream {} with group {:?} and source {:?}", stream.stream, stream.group, stream.source);
     let id = u16::try_from(stream.stream).map_err(|_| wrong())?;
-    let group: SocketAddr = stream.group.parse().map_err(|_| wrong())?;
-    let source: IpAddr = stream.source.parse().map_err(|_| wrong())?;
-    if !group.ip().is_multicast() || group.port() == 0 || group.is_ipv4() != source.is_ipv4() {
-        return Err(wrong());
-    }
+    let (group, source) = checked_group(&stream.group, &stream.source).ok_or_else(wrong)?;
     Ok(StreamInfo { id: StreamId(id), group, source })
+}
+
+/// A multicast group with its port, and the address of the same family that its packets come from.
+fn checked_group(group: &str, source: &str) -> Option<(SocketAddr, IpAddr)> {
+    let (group, source): (SocketAddr, IpAddr) = (group.parse().ok()?, source.parse().ok()?);
+    (group.ip().is_multicast() && group.port() != 0 && group.is_ipv4() == source.is_ipv4()).then_some((group, source))
+}
+
+fn checked_description(description: &v1::Description) -> Result<Announced, String> {
+    let wrong = || format!("a descriptive stream with group {:?} and source {:?}", description.group, description.source);
+    let (group, _) = checked_group(&description.group, &description.source).ok_or_else(wrong)?;
+    let hash = description.hash.as_slice().try_into().map_err(|_| wrong())?;
+    Ok(Announced { group, hash })
 }
 
 #[cfg(test)]
@@ -285,6 +278,7 @@ mod tests {
             streams: vec![v1::Stream { stream: 0, group: "239.192.68.1:4700".to_owned(), source: "10.0.0.1".to_owned() }],
             report_interval_us: 10_000,
             proof_bytes: 0,
+            description: None,
         }
     }
 
@@ -309,6 +303,20 @@ mod tests {
             v1::EnrolReply { streams: vec![v1::Stream { stream: 65_536, ..stream("239.192.68.1:4700", "10.0.0.1") }], ..reply() },
         ] {
             assert!(check(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_descriptive_stream_is_a_group_and_a_hash() {
+        let good = v1::Description { group: "239.192.68.5:4700".to_owned(), source: "10.0.0.1".to_owned(), hash: vec![1; 32] };
+        assert!(checked_description(&good).is_ok());
+        for bad in [
+            v1::Description { group: "10.0.0.1:4700".to_owned(), ..good.clone() },
+            v1::Description { group: "239.192.68.5:0".to_owned(), ..good.clone() },
+            v1::Description { source: "fd00::1".to_owned(), ..good.clone() },
+            v1::Description { hash: vec![1; 31], ..good.clone() },
+        ] {
+            assert!(checked_description(&bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -34,7 +34,7 @@ const ATTEMPT_MIN: Duration = Duration::from_secs(1);
 /// [`ControlError`]: at once when trying again would not help (another certificate, unknown image).
 pub fn enrol(options: &ConnectOptions) -> Result<(Enrolled, ControlLink), ControlError> {
     let connector = Connector::new(options)?;
-    let give_up_after = options.give_up_after;
+    let (give_up_after, interface_index) = (options.give_up_after, options.interface_index);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ControlError::Thread)?;
     let (commands, inbox) = mpsc::unbounded_channel();
     let (events_in, events) = crossbeam_channel::unbounded();
@@ -43,7 +43,8 @@ pub fn enrol(options: &ConnectOptions) -> Result<(Enrolled, ControlLink), Contro
     let run = move || {
         runtime.block_on(async {
             let backoff = Backoff::default();
-            let mut worker = Worker { connector, give_up_after, backoff, inbox, events: events_in, fetched: fetched_in, finale: None };
+            let mut worker =
+                Worker { connector, interface_index, give_up_after, backoff, inbox, events: events_in, fetched: fetched_in, finale: None };
             match worker.enrol().await {
                 Ok(connection) => {
                     if answer.send(Ok(connection.enrolled.clone())).is_ok() {
@@ -107,6 +108,7 @@ impl Drop for ControlLink {
 
 struct Worker {
     connector: Connector,
+    interface_index: Option<u32>,
     give_up_after: Duration,
     /// Starts anew each time this receiver is listed.
     backoff: Backoff,
@@ -144,7 +146,7 @@ impl Worker {
         loop {
             let attempt = async {
                 let mut connection = self.connector.connect().await?;
-                self.connector.fetch_manifest(&mut connection).await?;
+                self.connector.fetch_manifest(&mut connection, self.interface_index).await?;
                 Ok(connection)
             };
             match attempt.await {

@@ -10,6 +10,7 @@ mod connect;
 mod error;
 mod fetch;
 mod link;
+mod manifest;
 mod tls;
 
 pub use address::{AddressError, ServerAddress};
@@ -37,6 +38,8 @@ pub struct ConnectOptions {
     pub group: String,
     /// The image that it wants.
     pub image: String,
+    /// The interface, by its index, where multicast is listened for; without one the manifest comes over the connection.
+    pub interface_index: Option<u32>,
     /// How long to try to reach a sender that does not answer, at the start and after a loss.
     pub give_up_after: Duration,
 }
@@ -54,6 +57,8 @@ pub struct Enrolled {
     pub manifest: Vec<u8>,
     /// What proves that the pack is signed, see [`crate::trust`]; empty when it is not.
     pub proof: Vec<u8>,
+    /// Whether the manifest, or some of it, came by multicast.
+    pub manifest_by_multicast: bool,
     /// The multicast streams.
     pub streams: Vec<StreamInfo>,
     /// Least time between two reports, to begin with.

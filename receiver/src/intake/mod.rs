@@ -22,6 +22,7 @@ pub use datagram::{FRAME_HEADERS_BYTES_MAX, udp_payload};
 pub use filter::{PacketCounts, PacketFilter, XdpMode};
 pub use membership::{Membership, is_member};
 pub use udp::UdpSockets;
+pub(crate) use udp::group_socket;
 
 /// A source of packets. One thread owns it.
 pub trait Intake: Send {

@@ -122,10 +122,11 @@ pub(super) fn wait_readable(descriptors: &mut [PollFd<'_>], timeout: Duration) -
 }
 
 fn open_socket(interface_index: u32, group: SocketAddr) -> Result<Socket, Error> {
-    bound_member(interface_index, group).map_err(|source| Error::Udp { group, source })
+    group_socket(interface_index, group).map_err(|source| Error::Udp { group, source })
 }
 
-fn bound_member(interface_index: u32, group: SocketAddr) -> io::Result<Socket> {
+/// A non-blocking UDP socket that takes what comes for `group` on this interface, and nothing else.
+pub(crate) fn group_socket(interface_index: u32, group: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(group), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     // Several receivers of one machine (a test, a container host) may listen to one stream.
     socket.set_reuse_address(true)?;

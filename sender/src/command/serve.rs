@@ -12,8 +12,8 @@ use clap::Args;
 use crossbeam_channel::{Receiver, bounded};
 use image::Pack;
 use sender::control::{
-    ControlConfig, ControlError, ControlEvent, ControlServer, ImageInfo, Limits, OperatorAccess, OperatorToken, Priorities,
-    PriorityArgument, ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic,
+    ControlConfig, ControlError, ControlEvent, ControlServer, DescriptiveStream, GATHER, ImageInfo, Limits, OperatorAccess, OperatorToken,
+    Priorities, PriorityArgument, ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic,
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
@@ -93,6 +93,9 @@ pub(crate) struct ServeArgs {
     /// How the last symbols that few receivers lack are brought.
     #[arg(long, value_enum, default_value_t = LastSymbols::Auto)]
     last_symbols: LastSymbols,
+    /// How manifests are brought to receivers.
+    #[arg(long, value_enum, default_value_t = Manifests::Auto)]
+    manifests: Manifests,
     /// Hops that packets may take: 1 keeps them on the link.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     ttl: u8,
@@ -120,6 +123,15 @@ pub(crate) struct ServeArgs {
     /// Print the final summary on standard output as one JSON object. Everything else goes to standard error, always.
     #[arg(long)]
     json: bool,
+}
+
+/// How manifests are brought to receivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Manifests {
+    /// By multicast when three or more wait for the same, in the group after those of the streams.
+    Auto,
+    /// To each over its own connection.
+    Unicast,
 }
 
 /// How the last symbols that few receivers lack are brought.
@@ -198,7 +210,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     display.line(&format!("session   {:08x}, symbols of {symbol_bytes} bytes at MTU {mtu_bytes}", session.0));
 
     let groups = groups(args.group, args.streams)?;
-    let opened = transmit::open(&TransmitConfig {
+    let transmit_config = TransmitConfig {
         interface,
         queue: 0,
         source,
@@ -206,7 +218,12 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         hops: args.ttl,
         payload_bytes: HEADER_BYTES + usize::from(symbol_bytes),
         choice: args.transmit,
-    })?;
+    };
+    let opened = transmit::open(&transmit_config)?;
+    let descriptive = match args.manifests {
+        Manifests::Auto => descriptive_stream(&transmit_config)?,
+        Manifests::Unicast => None,
+    };
     display.line(&format!("transmit  {}", opened.description));
     let more = if groups.len() > 1 { format!(" and the {} groups after it, as needed", groups.len() - 1) } else { String::new() };
     display.line(&format!("stream    {source} to {}{more}, TTL {}; {}", args.group, args.ttl, describe(&settings)));
@@ -220,6 +237,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         chunk_source: Some(Arc::clone(&pack) as Arc<dyn sender::control::ChunkSource>),
         images: images(&pack)?,
         streams: (0..).zip(&groups).map(|(id, &group)| StreamInfo { id: StreamId(id), group, source: source.ip() }).collect(),
+        descriptive,
         report_interval_us: REPORT_INTERVAL_US,
     };
     let priorities = settings.priorities.clone();
@@ -261,7 +279,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
 
     let outcome = supervise(&engine, &control, &traffic, &signals, &mut display);
     // First the goodbyes (and the acknowledgement of the last completion), then the packets.
-    let (roster, settings) = (control.roster(), control.settings());
+    let (roster, settings, manifests) = (control.roster(), control.settings(), control.manifests());
     if let Outcome::Stopped(_) = outcome {
         display.line("stopping; receivers are told");
     }
@@ -275,6 +293,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         settings: &settings,
         progress: engine.progress(),
         sent: engine.sent(),
+        manifests,
         receivers: roster.receivers,
         outcome: &outcome,
     };
@@ -363,16 +382,25 @@ fn settings(args: &ServeArgs, pack: &Pack) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
+/// The group whose address comes `step` after that of `first`, if it is one.
+fn group_after(first: SocketAddr, step: u8) -> Option<SocketAddr> {
+    let address: IpAddr = match first.ip() {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits().wrapping_add(step.into())).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits().wrapping_add(step.into())).into(),
+    };
+    address.is_multicast().then(|| SocketAddr::new(address, first.port()))
+}
+
+/// Where manifests are multicast: in the group after those of the streams; nowhere when there is no such address.
+fn descriptive_stream(config: &TransmitConfig) -> anyhow::Result<Option<Arc<DescriptiveStream>>> {
+    let Some(group) = config.groups.last().and_then(|last| group_after(*last, 1)) else { return Ok(None) };
+    let socket = transmit::group_socket(config, group)?;
+    Ok(Some(Arc::new(DescriptiveStream { group, source: config.source.ip(), socket, gather: GATHER })))
+}
+
 /// The groups of the streams: consecutive addresses.
 fn groups(first: SocketAddr, count: u8) -> anyhow::Result<Vec<SocketAddr>> {
-    let group = |step: u8| {
-        let address: IpAddr = match first.ip() {
-            IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits().wrapping_add(step.into())).into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits().wrapping_add(step.into())).into(),
-        };
-        address.is_multicast().then(|| SocketAddr::new(address, first.port()))
-    };
-    let all: Option<Vec<SocketAddr>> = (0..count).map(group).collect();
+    let all: Option<Vec<SocketAddr>> = (0..count).map(|step| group_after(first, step)).collect();
     let unusable = || {
         NetworkUnusable(format!("{first} and the {} addresses after it are not all multicast groups; see --group, --streams", count - 1))
     };

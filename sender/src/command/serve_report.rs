@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use sender::control::{ReceiverState, ReceiverStatus, Settings};
+use sender::control::{ManifestCounts, ReceiverState, ReceiverStatus, Settings};
 use sender::engine::{Progress, Sent, Tally};
 use serde_json::json;
 use wire::session::SessionParameters;
@@ -49,6 +49,7 @@ pub(super) struct Report<'a> {
     pub(super) settings: &'a Settings,
     pub(super) progress: Progress,
     pub(super) sent: Sent,
+    pub(super) manifests: ManifestCounts,
     pub(super) receivers: Vec<ReceiverStatus>,
     pub(super) outcome: &'a Outcome,
 }
@@ -90,6 +91,7 @@ impl Report<'_> {
             "repair_symbols_sent": totals.repair_symbols_sent,
             "symbols_by_unicast": totals.symbols_by_unicast,
             "syncs_sent": totals.syncs_sent,
+            "manifests": self.manifests,
             "groups_sent": totals.groups_sent,
             // Of symbols alone, to compare with `pack_stored_bytes`; whole frames are in `bytes_on_wire`.
             "symbol_bytes_sent": totals.symbols_sent * u64::from(self.parameters.symbol_bytes),

@@ -1,5 +1,6 @@
 //! What `/metrics` says, in Prometheus' text format.
 
+use super::descriptions::ManifestCounts;
 use super::receiver_status::{ReceiverState, ReceiverStatus, RosterSnapshot};
 use super::settings::Settings;
 use super::traffic::TrafficSnapshot;
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// The figures as text.
-pub(super) fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot, settings: &Settings) -> String {
+pub(super) fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot, manifests: &ManifestCounts, settings: &Settings) -> String {
     let mut text = String::new();
     let states = [
         (ReceiverState::Enrolled, "enrolled"),
@@ -69,6 +70,13 @@ pub(super) fn prometheus(roster: &RosterSnapshot, traffic: &TrafficSnapshot, set
     family(&mut text, "discus_wire_bytes_sent_total", "counter", "Bytes of frames multicast.", &plain(traffic.wire_bytes_sent));
     family(
         &mut text,
+        "discus_manifests_total",
+        "counter",
+        "Manifests that receivers got, by the way that they came.",
+        &[("{by=\"multicast\"}".to_owned(), manifests.by_multicast), ("{by=\"unicast\"}".to_owned(), manifests.by_unicast)],
+    );
+    family(
+        &mut text,
         "discus_rate_bits_per_second",
         "gauge",
         "Rate that the streams are paced to, summed.",
@@ -115,8 +123,10 @@ mod tests {
     fn metrics_are_in_the_text_format() {
         let settings = Settings { rate_cap_bits_per_second: 1_000_000, priorities: Priorities::default() };
         let traffic = TrafficSnapshot { symbols_sent: 7, ..TrafficSnapshot::default() };
-        let text = prometheus(&RosterSnapshot::default(), &traffic, &settings);
+        let text =
+            prometheus(&RosterSnapshot::default(), &traffic, &ManifestCounts { by_multicast: 5, ..ManifestCounts::default() }, &settings);
         assert!(text.contains("# TYPE discus_symbols_sent_total counter\ndiscus_symbols_sent_total 7\n"), "{text}");
+        assert!(text.contains("discus_manifests_total{by=\"multicast\"} 5\n"), "{text}");
         assert!(text.contains("discus_receivers{state=\"listed\"} 0\n"), "{text}");
         for line in text.lines() {
             assert!(line.starts_with('#') || line.rsplit_once(' ').is_some_and(|(_, value)| value.parse::<u64>().is_ok()), "{line}");

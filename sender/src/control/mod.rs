@@ -8,6 +8,7 @@
 
 mod attendance;
 mod connection;
+mod descriptions;
 mod error;
 mod identity;
 mod listen;
@@ -25,6 +26,7 @@ mod tests;
 mod token;
 mod traffic;
 
+pub use descriptions::{DescriptiveStream, GATHER, ManifestCounts};
 pub use error::ControlError;
 pub use identity::{ServerIdentity, default_state_dir};
 pub use receiver_status::{ReceiverState, ReceiverStatus, RosterSnapshot};
@@ -37,6 +39,7 @@ pub use traffic::{Traffic, TrafficSnapshot};
 
 use crate::schedule::{Order, ReceiverId};
 use crossbeam_channel::Sender;
+use descriptions::Descriptions;
 use listen::Listener;
 use roster::Roster;
 use session::ChunkSet;
@@ -165,6 +168,7 @@ struct Shared {
     images: Vec<ChunkSet>,
     limits: Limits,
     roster: Roster,
+    descriptions: Descriptions,
     traffic: Arc<Traffic>,
     settings: SettingsStore,
     access: OperatorAccess,
@@ -237,7 +241,12 @@ impl ControlServer {
             listen::bind(config.listen).map_err(listen_error)?
         };
         let local_addr = socket.local_addr().map_err(listen_error)?;
+        let descriptions = {
+            let _context = runtime.enter();
+            Descriptions::new(&info).map_err(ControlError::Runtime)?
+        };
         let shared = Arc::new(Shared {
+            descriptions,
             images: info.images.iter().map(|image| ChunkSet::new(image.chunks.clone())).collect(),
             limits: config.limits,
             settings: SettingsStore::new(config.settings, events.clone()),
@@ -261,6 +270,11 @@ impl ControlServer {
     /// The list of receivers now.
     pub fn roster(&self) -> RosterSnapshot {
         self.shared.roster.snapshot()
+    }
+
+    /// How manifests have been sent so far.
+    pub fn manifests(&self) -> ManifestCounts {
+        self.shared.descriptions.counts()
     }
 
     /// The settings in force now.

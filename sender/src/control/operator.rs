@@ -105,7 +105,7 @@ async fn status(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let text = prometheus(&shared.roster.snapshot(), &shared.traffic.snapshot(), &shared.settings.current());
+    let text = prometheus(&shared.roster.snapshot(), &shared.traffic.snapshot(), &shared.descriptions.counts(), &shared.settings.current());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -2,14 +2,13 @@
 
 use super::attendance::attend;
 use super::connection::Connection;
+use super::descriptions;
 use super::roster::Enrolment;
 use super::session::ChunkSource;
 use super::{Shared, is_group_name};
 use crate::schedule::ReceiverId;
-use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::ChunkId;
@@ -18,9 +17,6 @@ use wire::proto::{PROTOCOL_VERSION, v1};
 use wire::report::ChunkRange;
 use wire::session::SOURCE_SYMBOLS_MAX;
 
-/// A manifest goes out in parts of this size. A part is made when the connection has room for it, so a slow receiver holds about
-/// three of them in memory: 2,000 receivers that fetch at once hold 400 MB at worst.
-const MANIFEST_PART_BYTES: usize = 64 * 1024;
 /// Host names have at most 253 bytes.
 const NAME_BYTES_MAX: usize = 255;
 /// Names of images in an error message; it travels in a header of limited size.
@@ -32,8 +28,6 @@ const CHUNKS_AHEAD: usize = 2;
 const SYMBOL_CHUNKS_MAX: usize = 256;
 /// `listed`, `pace`, `streams` and one more can wait for a receiver to read them.
 const OUTBOUND_MESSAGES: usize = 4;
-
-type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service, shared by all connections.
 #[derive(Clone)]
@@ -79,23 +73,19 @@ impl Provision for Service {
             self.shared.roster.forget_unlisted(earlier, connection.number);
         }
         let report_interval_us = *self.shared.pace.borrow();
-        Ok(Response::new(self.shared.info.enrol_reply(receiver.0, &self.shared.info.images[image], report_interval_us)))
+        let (info, description) = (&self.shared.info, self.shared.descriptions.announced(&self.shared.info, image));
+        Ok(Response::new(info.enrol_reply(receiver.0, &info.images[image], report_interval_us, description)))
     }
 
-    type FetchManifestStream = Parts<v1::ManifestPart>;
+    type FetchManifestStream = ReceiverStream<Result<v1::ManifestPart, Status>>;
 
     async fn fetch_manifest(&self, request: Request<v1::ManifestRequest>) -> Result<Response<Self::FetchManifestStream>, Status> {
         let connection = connection_of(&request)?;
-        let (_, image) = enrolled(&connection, Some(ReceiverId(request.into_inner().receiver_id)))?;
-        let shared = self.shared.clone();
-        let bytes = (shared.info.images[image].manifest.len(), shared.info.proof.len());
-        let starts = |bytes| (0..bytes).step_by(MANIFEST_PART_BYTES);
-        let part = |bytes: &[u8], start| bytes[start..bytes.len().min(start + MANIFEST_PART_BYTES)].to_vec();
-        let of_proof = shared.clone();
-        let manifest =
-            starts(bytes.0).map(move |at| v1::ManifestPart { data: part(&shared.info.images[image].manifest, at), proof: Vec::new() });
-        let proof = starts(bytes.1).map(move |at| v1::ManifestPart { data: Vec::new(), proof: part(&of_proof.info.proof, at) });
-        Ok(Response::new(Box::pin(tokio_stream::iter(manifest.chain(proof).map(Ok)))))
+        let request = request.into_inner();
+        let (_, image) = enrolled(&connection, Some(ReceiverId(request.receiver_id)))?;
+        let (parts, reply) = mpsc::channel(1);
+        tokio::spawn(descriptions::answer(self.shared.clone(), image, request, parts));
+        Ok(Response::new(ReceiverStream::new(reply)))
     }
 
     type FetchChunksStream = ReceiverStream<Result<v1::ChunkPart, Status>>;

@@ -1,5 +1,6 @@
 //! What a sender serves, as the control plane tells it to receivers and checks what they say against it.
 
+use super::descriptions::DescriptiveStream;
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub struct SessionInfo {
     pub images: Vec<ImageInfo>,
     /// The multicast streams.
     pub streams: Vec<StreamInfo>,
+    /// Where manifests are multicast that many wait for; without it each receiver fetches its own.
+    pub descriptive: Option<Arc<DescriptiveStream>>,
     /// Least time between two reports of a receiver, to begin with.
     pub report_interval_us: u32,
 }
@@ -66,7 +69,13 @@ pub struct StreamInfo {
 
 impl SessionInfo {
     /// The answer to an enrolment.
-    pub(super) fn enrol_reply(&self, receiver_id: u64, image: &ImageInfo, report_interval_us: u32) -> v1::EnrolReply {
+    pub(super) fn enrol_reply(
+        &self,
+        receiver_id: u64,
+        image: &ImageInfo,
+        report_interval_us: u32,
+        description: Option<v1::Description>,
+    ) -> v1::EnrolReply {
         let stream = |stream: &StreamInfo| v1::Stream {
             stream: stream.id.0.into(),
             group: stream.group.to_string(),
@@ -85,6 +94,7 @@ impl SessionInfo {
             streams: self.streams.iter().map(stream).collect(),
             report_interval_us,
             proof_bytes: self.proof.len() as u64,
+            description,
         }
     }
 
@@ -205,6 +215,7 @@ mod tests {
                 group: SocketAddr::from(([239, 192, 68, 1], 4700)),
                 source: IpAddr::from([10, 0, 0, 1]),
             }],
+            descriptive: None,
             report_interval_us: 10_000,
         }
     }

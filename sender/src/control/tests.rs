@@ -2,6 +2,7 @@
 //! still served. The good path with the real client is in `bench/tests/control.rs`.
 
 mod fetch;
+mod manifests;
 mod operator;
 
 use super::*;
@@ -43,6 +44,7 @@ fn session() -> SessionInfo {
         chunk_source: Some(Arc::new(fetch::Pattern)),
         images: vec![image("web", range(0, 600)), image("db", range(400, 600))],
         streams: vec![StreamInfo { id: StreamId(0), group: ([239, 192, 68, 1], 4700).into(), source: [127, 0, 0, 1].into() }],
+        descriptive: None,
         report_interval_us: 10_000,
     }
 }
@@ -67,12 +69,16 @@ fn serve(limits: Limits) -> Bench {
 }
 
 fn serve_with(change: impl FnOnce(&mut ControlConfig)) -> Bench {
+    serve_session(change, session())
+}
+
+fn serve_session(change: impl FnOnce(&mut ControlConfig), info: SessionInfo) -> Bench {
     let state = tempfile::tempdir().unwrap();
     let identity = ServerIdentity::load_or_create(state.path()).unwrap();
     let (sender, events) = crossbeam_channel::unbounded();
     let mut config = config(state.path());
     change(&mut config);
-    let server = ControlServer::start(config, &identity, session(), Arc::default(), sender).unwrap();
+    let server = ControlServer::start(config, &identity, info, Arc::default(), sender).unwrap();
     Bench { server, events, state }
 }
 
@@ -331,8 +337,8 @@ async fn calls_before_enrolment_or_for_another_receiver_are_refused() {
     let bench = serve(Limits::default());
     let victim = bench.enrolled("db").await;
     let mut calls = bench.calls().await;
-    let manifest = v1::ManifestRequest { receiver_id: victim.receiver_id };
-    assert_eq!(calls.fetch_manifest(manifest).await.unwrap_err().code(), Code::FailedPrecondition);
+    let manifest = v1::ManifestRequest { receiver_id: victim.receiver_id, ..v1::ManifestRequest::default() };
+    assert_eq!(calls.fetch_manifest(manifest.clone()).await.unwrap_err().code(), Code::FailedPrecondition);
     assert_eq!(calls.attend(tokio_stream::empty()).await.unwrap_err().code(), Code::FailedPrecondition);
 
     let mut impostor = bench.enrolled("web").await;
@@ -449,11 +455,13 @@ async fn receivers_that_do_not_read_their_manifest_do_not_hold_up_others() {
     let mut slow = Vec::new();
     for _ in 0..20 {
         let mut client = bench.enrolled("web").await;
-        let manifest = client.calls.fetch_manifest(v1::ManifestRequest { receiver_id: client.receiver_id }).await.unwrap();
+        let request = v1::ManifestRequest { receiver_id: client.receiver_id, ..v1::ManifestRequest::default() };
+        let manifest = client.calls.fetch_manifest(request).await.unwrap();
         slow.push((client, manifest));
     }
     let mut good = bench.enrolled("db").await;
-    let mut parts = good.calls.fetch_manifest(v1::ManifestRequest { receiver_id: good.receiver_id }).await.unwrap().into_inner();
+    let request = v1::ManifestRequest { receiver_id: good.receiver_id, ..v1::ManifestRequest::default() };
+    let mut parts = good.calls.fetch_manifest(request).await.unwrap().into_inner();
     let mut bytes = 0;
     while let Some(part) = timeout(DEADLINE, parts.message()).await.unwrap().unwrap() {
         assert!(part.data.len() <= 256 * 1024);

@@ -177,6 +177,14 @@ pub struct Opened {
     pub description: String,
 }
 
+/// An ordinary UDP socket that sends to `group` from where `config` says: for what is not much, beside the streams.
+///
+/// # Errors
+/// [`Error::UdpSetup`].
+pub fn group_socket(config: &TransmitConfig, group: SocketAddr) -> Result<std::net::UdpSocket, Error> {
+    udp::socket(config, group).map(Into::into)
+}
+
 /// Opens a way onto the network in the best mode that works from `config.choice` downwards.
 ///
 /// # Errors

@@ -86,8 +86,8 @@ impl Udp {
     }
 }
 
-/// A socket that sends to `group`.
-fn socket(config: &TransmitConfig, group: SocketAddr) -> Result<Socket, Error> {
+/// A socket that sends to `group`, from the source and interface of `config`.
+pub(super) fn socket(config: &TransmitConfig, group: SocketAddr) -> Result<Socket, Error> {
     let failed = |what| {
         move |source| Error::UdpSetup { source_address: config.source, group, interface: config.interface.name.clone(), what, source }
     };
