@@ -283,7 +283,8 @@ impl Member {
             };
             let ordinal = self.cursors[stream] | (stream as u64) << 40;
             self.cursors[stream] += 1;
-            let arrivals = self.path.carry(around.scenario.seed, self.spec(around), ordinal, departs_ns);
+            let bits = if packet.is_sync() { scenario::sync_bits() } else { scenario::frame_bits() };
+            let arrivals = self.path.carry(around.scenario.seed, self.spec(around), ordinal, departs_ns, bits);
             self.pending = arrivals.in_turn_ns.map(|arrives_ns| (arrives_ns, packet));
             for arrives_ns in arrivals.astray_ns.into_iter().flatten() {
                 self.at_ns(arrives_ns, Happening::Astray(packet));

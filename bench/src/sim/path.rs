@@ -38,11 +38,12 @@ impl Path {
         Path { random, packets: 0, burst_left: 0, burst_until_ns: 0, bad_until_ns: 0, busy_until_ns: 0, lost: 0 }
     }
 
-    /// When packet number `ordinal` of the sender, which leaves at `departs_ns`, arrives: not at all, once or twice.
-    pub(super) fn carry(&mut self, seed: u64, spec: &Receiver, ordinal: u64, departs_ns: u64) -> Arrivals {
+    /// When packet number `ordinal` of the sender, which has so many `bits` and leaves at `departs_ns`, arrives: not at all, once or twice.
+    pub(super) fn carry(&mut self, seed: u64, spec: &Receiver, ordinal: u64, departs_ns: u64, bits: u64) -> Arrivals {
         self.packets += 1;
-        let service_ns = frame_bits() * 1_000_000_000 / spec.path_bits_per_second.max(1);
-        let waiting = self.busy_until_ns.saturating_sub(departs_ns) / service_ns.max(1);
+        let service_ns = |bits: u64| bits * 1_000_000_000 / spec.path_bits_per_second.max(1);
+        // Queues are told in full packets.
+        let waiting = self.busy_until_ns.saturating_sub(departs_ns) / service_ns(frame_bits()).max(1);
         // Each model draws, whatever the others said, so that they do not disturb each other.
         let lost = [
             self.in_burst(spec, departs_ns),
@@ -55,7 +56,7 @@ impl Path {
             self.lost += 1;
             return Arrivals::default();
         }
-        self.busy_until_ns = self.busy_until_ns.max(departs_ns) + service_ns;
+        self.busy_until_ns = self.busy_until_ns.max(departs_ns) + service_ns(bits);
         let arrives_ns = self.busy_until_ns + spec.latency_us * 1_000;
         let twin_ns = self.random.chance_ppm(spec.duplicate_ppm).then(|| arrives_ns + self.random.below(1_000_000));
         if self.random.chance_ppm(spec.reorder_ppm) {
@@ -117,7 +118,7 @@ mod tests {
 
     fn losses(spec: &Receiver, seed: u64) -> Vec<bool> {
         let mut path = Path::new(Random::new(seed));
-        (0..400_000).map(|ordinal| path.carry(1, spec, ordinal, ordinal * 2_000).in_turn_ns.is_none()).collect()
+        (0..400_000).map(|ordinal| path.carry(1, spec, ordinal, ordinal * 2_000, frame_bits()).in_turn_ns.is_none()).collect()
     }
 
     fn share_and_mean_run(losses: &[bool]) -> (f64, f64) {

@@ -315,7 +315,12 @@ impl Scenario {
     }
 }
 
-/// Bits of one packet on the wire.
+/// Bits of a sync on the wire.
+pub(super) fn sync_bits() -> u64 {
+    (wire::packet::HEADER_BYTES as u64 + u64::from(FRAME_OVERHEAD_BYTES)) * 8
+}
+
+/// Bits of a packet with a symbol on the wire.
 pub(super) fn frame_bits() -> u64 {
     (wire::packet::HEADER_BYTES as u64 + u64::from(SYMBOL_BYTES) + u64::from(FRAME_OVERHEAD_BYTES)) * 8
 }

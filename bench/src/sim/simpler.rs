@@ -88,7 +88,7 @@ impl<'a> Listener<'a> {
             if skips && !lacks {
                 continue;
             }
-            let arrivals = self.path.carry(scenario.seed, self.spec, ordinal, ordinal * packet_ns);
+            let arrivals = self.path.carry(scenario.seed, self.spec, ordinal, ordinal * packet_ns, frame_bits());
             if lacks && (arrivals.in_turn_ns.is_some() || arrivals.astray_ns[0].is_some()) {
                 self.lacking[word] &= !bit;
                 self.left -= 1;

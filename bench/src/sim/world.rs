@@ -10,7 +10,7 @@ use super::carried::Carried;
 use super::member::{Fetch, Listening, Member, Message, Surroundings};
 use super::node::{Bits, Pack};
 use super::random::Random;
-use super::scenario::{Conduct, FRAME_OVERHEAD_BYTES, SYMBOL_BYTES, Scenario, frame_bits};
+use super::scenario::{Conduct, FRAME_OVERHEAD_BYTES, SYMBOL_BYTES, Scenario, frame_bits, sync_bits};
 use super::wire::{Packed, Wire};
 use receiver::assemble::Micros;
 use sender::schedule::{Delivery, DeliveryConfig, Event as Told, Group, Next, Order, ReceiverId, ScheduleConfig, StragglerPolicy, Totals};

@@ -106,9 +106,10 @@ impl World<'_> {
         Ok(())
     }
 
-    fn packet_ns(&self, stream: usize) -> u64 {
+    /// How long so many bits take at the stream's rate.
+    fn bits_ns(&self, stream: usize, bits: u64) -> u64 {
         let rate = self.sender.as_ref().map_or(1, |sender| sender.rate_bits_per_second(StreamId(stream as u16)));
-        frame_bits() * 1_000_000_000 / rate.min(self.scenario.line_bits_per_second).max(1)
+        bits * 1_000_000_000 / rate.min(self.scenario.line_bits_per_second).max(1)
     }
 
     fn send_group(&mut self, stream: usize, group: &Group) -> Result<(), String> {
@@ -132,7 +133,7 @@ impl World<'_> {
                 return Err(format!("chunk {} is sent and nobody wants it", part.chunk));
             }
         }
-        let packet_ns = self.packet_ns(stream);
+        let packet_ns = self.bits_ns(stream, frame_bits());
         let mut departs_ns = self.lines[stream].free_ns.max(self.now_ns);
         let mut sequence = group.first_sequence;
         for (index, symbol) in group.packets() {
@@ -151,7 +152,7 @@ impl World<'_> {
         if sequence != group.sync_sequence() {
             return Err("the sync does not follow the group".into());
         }
-        self.send_sync_at(stream, departs_ns + packet_ns, sequence);
+        self.send_sync_at(stream, departs_ns + self.bits_ns(stream, sync_bits()), sequence);
         let line = &mut self.lines[stream];
         line.ends_ns.push_back(line.free_ns);
         Ok(())
@@ -162,7 +163,7 @@ impl World<'_> {
         if sequence.0 != line.next_sequence {
             return Err(format!("a sync at {sequence} where {} was next", line.next_sequence));
         }
-        let departs_ns = line.free_ns.max(self.now_ns) + self.packet_ns(stream);
+        let departs_ns = line.free_ns.max(self.now_ns) + self.bits_ns(stream, sync_bits());
         self.send_sync_at(stream, departs_ns, sequence);
         Ok(())
     }
