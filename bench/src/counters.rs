@@ -31,6 +31,17 @@ pub struct Counts {
     pub events: Vec<(&'static str, u64)>,
 }
 
+impl Counts {
+    /// The sum of what two threads counted.
+    #[must_use]
+    pub fn with(mut self, other: &Counts) -> Counts {
+        for (name, count) in &mut self.events {
+            *count += other.events.iter().find(|(known, _)| known == name).map_or(0, |(_, count)| *count);
+        }
+        self
+    }
+}
+
 impl Counters {
     /// Opens the hardware counters, or the software ones when there are none.
     ///

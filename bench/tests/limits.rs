@@ -36,6 +36,8 @@ fn over_a_veth_pair() -> Result<()> {
     let report: Value = serde_json::from_slice(&output.stdout)?;
     let flows = report["network"].as_array().context("no trials")?;
     ensure!(flows.len() >= 10, "{} trials", flows.len());
+    let has = |key: &str, value: Value| flows.iter().any(|flow| flow[key] == value || flow["sent"][key] == value);
+    ensure!(has("queues", 2.into()) && has("mode", "udp".into()) && has("mode", "udp-gso".into()), "not every way of sending was tried");
     for flow in flows {
         let what = flow["what"].as_str().context("a trial without a name")?;
         let number = |value: &Value| value.as_u64().with_context(|| format!("{what}: {value} is no number"));

@@ -77,7 +77,7 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     for &mtu_bytes in &args.mtu {
         let bench = Bench {
             duration: Duration::from_secs_f64(args.seconds),
-            lab: Lab::up(&LabOptions { receivers: 1, mtu_bytes, ipv6: false, cable: true })?,
+            lab: Lab::up(&LabOptions { mtu_bytes, cable: true, ..LabOptions::default() })?,
             programs: &programs,
             scratch: &scratch,
             mtu_bytes,
@@ -150,7 +150,7 @@ impl Bench<'_> {
     }
 
     fn load(&self, frame_bytes: usize) -> Load {
-        Load { choice: Choice::Auto, frame_bytes, batch: 32, rate: None, duration: self.duration, wanted_percent: 100 }
+        Load { choice: Choice::Auto, queues: 1, frame_bytes, batch: 32, rate: None, duration: self.duration, wanted_percent: 100 }
     }
 
     /// As fast as packets leave.

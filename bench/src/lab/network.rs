@@ -25,11 +25,13 @@ pub struct LabOptions {
     pub ipv6: bool,
     /// One receiver, wired straight to the sender without a bridge.
     pub cable: bool,
+    /// Queues each way of the cable.
+    pub queues: u32,
 }
 
 impl Default for LabOptions {
     fn default() -> LabOptions {
-        LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false, cable: false }
+        LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false, cable: false, queues: 1 }
     }
 }
 
@@ -81,7 +83,7 @@ impl Lab {
             command.arg("--ipv6");
         }
         if options.cable {
-            command.arg("--cable");
+            command.args(["--cable", "--queues", &options.queues.to_string()]);
         }
         let output = command.stdin(Stdio::null()).output().context("running scripts/netlab")?;
         if !output.status.success() {

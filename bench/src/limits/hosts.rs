@@ -60,6 +60,9 @@ pub(super) struct TxArgs {
     /// Seconds of each trial
     #[arg(long, value_name = "S", default_value_t = 2.0)]
     seconds: f64,
+    /// Transmit queues from 0 on, each with a thread of its own; together they keep to the rate
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    queues: u32,
     /// Packets of a batch
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
@@ -198,6 +201,7 @@ pub(super) fn tx(args: &TxArgs) -> Result<()> {
     let mut found = Vec::new();
     for &frame_bytes in &args.frames {
         let load = |rate| Load {
+            queues: args.queues,
             choice: args.transmit,
             frame_bytes,
             batch: usize::from(args.batch),

@@ -49,6 +49,9 @@ enum End {
     Tx(hosts::TxArgs),
 }
 
+/// Of the veth pair: one for each thread that transmits side by side.
+const QUEUES: u32 = 2;
+
 /// A group of figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
@@ -78,6 +81,7 @@ struct Report {
 #[derive(Debug, serde::Serialize)]
 struct Flow {
     what: &'static str,
+    queues: u32,
     frame_bytes: usize,
     batch: usize,
     sent: Sent,
@@ -128,16 +132,30 @@ pub fn run(args: &LimitsArgs) -> Result<()> {
 
 /// The trials: what is compared, how it is sent, how it is received.
 fn trials(limit: Duration) -> Vec<(&'static str, Load, Take)> {
-    let load = |choice, frame_bytes, batch| Load { choice, frame_bytes, batch, rate: None, duration: limit, wanted_percent: 100 };
+    let load =
+        |choice, frame_bytes, batch| Load { choice, queues: 1, frame_bytes, batch, rate: None, duration: limit, wanted_percent: 100 };
     let mut trials = Vec::new();
     for frame_bytes in [128, 512, 1478] {
-        for (what, choice) in [("AF_XDP, dropped by the filter", Choice::Auto), ("UDP, dropped by the filter", Choice::Udp)] {
+        for (what, choice) in [
+            ("AF_XDP, dropped by the filter", Choice::Auto),
+            ("UDP with segmentation offload, dropped by the filter", Choice::Udp),
+            ("UDP with sendmmsg, dropped by the filter", Choice::UdpPlain),
+        ] {
             trials.push((what, load(choice, frame_bytes, 32), Take::new(IntakeMode::Auto, Sink::Filter)));
         }
     }
     for batch in [8, 128] {
         trials.push(("AF_XDP, dropped by the filter", load(Choice::Auto, 1478, batch), Take::new(IntakeMode::Auto, Sink::Filter)));
     }
+    for batch in [1, 128] {
+        trials.push((
+            "UDP with sendmmsg, dropped by the filter",
+            load(Choice::UdpPlain, 1478, batch),
+            Take::new(IntakeMode::Auto, Sink::Filter),
+        ));
+    }
+    let on_all = Load { queues: QUEUES, ..load(Choice::Auto, 1478, 32) };
+    trials.push(("AF_XDP on two queues, dropped by the filter", on_all, Take::new(IntakeMode::Auto, Sink::Filter)));
     trials.push(("AF_XDP to AF_XDP, fetched", load(Choice::Auto, 1478, 32), Take::new(IntakeMode::Auto, Sink::Ring)));
     trials.push(("AF_XDP to AF_XDP, checked and copied", load(Choice::Auto, 1478, 32), Take::new(IntakeMode::Auto, Sink::Copy)));
     trials.push(("UDP to AF_XDP, checked and copied", load(Choice::Udp, 1478, 32), Take::new(IntakeMode::Auto, Sink::Copy)));
@@ -151,15 +169,16 @@ fn over_a_veth_pair(limit: Duration, report: &mut Report) -> Result<()> {
     if let Some(reason) = crate::lab::unavailable() {
         bail!("{reason}");
     }
-    let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false, cable: true })?;
-    let link =
-        Link { transmit_interface: lab.interface.clone(), receive_interface: lab.interface.clone(), group: network::default_group() };
     for (what, load, take) in trials(limit) {
+        // A UDP socket would take any queue of several.
+        let lab = Lab::up(&LabOptions { cable: true, queues: load.queues, ..LabOptions::default() })?;
+        let interface = lab.interface.clone();
+        let link = Link { transmit_interface: interface.clone(), receive_interface: interface, group: network::default_group() };
         let (sent, arrived, description) =
             network::trial(&lab, &link, load.frame_bytes, take, || inside(&lab.sender.namespace, || network::send(&link, &load)))?;
         eprintln!("{what}, {} bytes: {:.3} Mpps sent", load.frame_bytes, sent.packets as f64 / sent.seconds / 1e6);
         report.link = format!("veth pair (AF_XDP in copy mode), MTU 1500; receiving: {description}");
-        report.network.push(Flow { what, frame_bytes: load.frame_bytes, batch: load.batch, sent, arrived });
+        report.network.push(Flow { what, queues: load.queues, frame_bytes: load.frame_bytes, batch: load.batch, sent, arrived });
     }
     Ok(())
 }
@@ -174,8 +193,8 @@ impl Report {
         let mut text = String::new();
         if !self.network.is_empty() {
             text += &format!("\n{}\n\n", self.link);
-            text += "| path | transmit | frame, bytes | batch | sent, Mpps | sent, Gbit/s | arrived | dropped by the filter | fetched | receiver's thread, ns a packet | per packet sent |\n";
-            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+            text += "| path | transmit | queues | frame, bytes | batch | sent, Mpps | sent, Gbit/s | arrived | dropped by the filter | fetched | receiver's thread, ns a packet | per packet sent |\n";
+            text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
         }
         for flow in &self.network {
             let rate = flow.sent.packets as f64 / flow.sent.seconds;
@@ -185,9 +204,10 @@ impl Report {
             let counts: Vec<String> =
                 counts.map(|(name, count)| format!("{name} {:.2}", *count as f64 / flow.sent.packets.max(1) as f64)).collect();
             text += &format!(
-                "| {} | {} | {} | {} | {:.3} | {:.2} | {} | {} | {} | {} | {} |\n",
+                "| {} | {} | {} | {} | {} | {:.3} | {:.2} | {} | {} | {} | {} | {} |\n",
                 flow.what,
                 flow.sent.mode,
+                flow.queues,
                 flow.frame_bytes,
                 flow.batch,
                 rate / 1e6,

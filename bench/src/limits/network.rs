@@ -35,6 +35,8 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) choice: Choice,
+    /// Transmit queues, each with a thread of its own.
+    pub(crate) queues: u32,
     /// Bytes of the Ethernet frame without its check sequence.
     pub(crate) frame_bytes: usize,
     /// Packets handed over at a time.
@@ -54,6 +56,14 @@ pub(crate) struct Sent {
     pub(crate) seconds: f64,
     /// Of the transmitting thread.
     pub(crate) counts: Option<Counts>,
+}
+
+impl Sent {
+    /// What left in the same time on two queues.
+    fn beside(self, other: Sent) -> Sent {
+        let counts = self.counts.zip(other.counts).map(|(first, second)| first.with(&second));
+        Sent { mode: self.mode, packets: self.packets + other.packets, seconds: self.seconds.max(other.seconds), counts }
+    }
 }
 
 /// What arrived.
@@ -109,15 +119,26 @@ fn parameters(frame_bytes: usize) -> SessionParameters {
     }
 }
 
-/// Sends for as long as `load` says. Call it in the namespace of the interface.
+/// Sends for as long as `load` says, on all its queues at once. Call it in the namespace of the interface.
 pub(crate) fn send(link: &Link, load: &Load) -> Result<Sent> {
+    std::thread::scope(|scope| {
+        let share = Load { rate: load.rate.map(|rate| rate / f64::from(load.queues)), ..*load };
+        // Threads inherit the namespace.
+        let sending: Vec<_> = (0..load.queues).map(|queue| scope.spawn(move || send_on(queue, link, &share))).collect();
+        let sent = sending.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a transmitting thread panicked"))?);
+        sent.reduce(|first, second| Ok(first?.beside(second?))).context("no queue to send on")?
+    })
+}
+
+/// The same on one queue.
+fn send_on(queue: u32, link: &Link, load: &Load) -> Result<Sent> {
     let interface = sender::interface::Interface::find(&link.transmit_interface)?;
     let source = SocketAddr::new(interface.source_for(link.group.ip())?, link.group.port());
     let parameters = parameters(load.frame_bytes);
     let symbol_bytes = usize::from(parameters.symbol_bytes);
     let config = TransmitConfig {
         interface,
-        queue: 0,
+        queue,
         source,
         groups: vec![link.group],
         hops: 1,

@@ -95,7 +95,7 @@ pub fn run(args: &PacingArgs) -> Result<()> {
     let spec = ImageSpec { name: "noise".to_owned(), path: source.clone() };
     let pack = Arc::new(image::pack::build(&[spec], &memory.path.join("pack"), &PackOptions::default(), &image::Progress::default())?);
     std::fs::remove_file(&source)?;
-    let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: 1500, ipv6: false, cable: true })?;
+    let lab = Lab::up(&LabOptions { cable: true, ..LabOptions::default() })?;
     let mut figures = Figures { provenance: Provenance::of_this_run(), rows: Vec::new() };
     for &rate in &args.rates {
         let row = measure(&lab, &pack, rate * 1_000_000, Duration::from_secs_f64(args.seconds))?;

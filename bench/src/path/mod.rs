@@ -156,7 +156,7 @@ fn watch(args: &PathArgs, programs: &Programs, directory: &Path, source: &Path) 
     let output = packing.stdin(Stdio::null()).output().context("running discus pack")?;
     ensure!(output.status.success(), "discus pack: {}", String::from_utf8_lossy(&output.stderr));
 
-    let lab = Lab::up(&LabOptions { receivers: 1, mtu_bytes: args.mtu, ipv6: false, cable: true })?;
+    let lab = Lab::up(&LabOptions { mtu_bytes: args.mtu, cable: true, ..LabOptions::default() })?;
     let (target, samples) = (directory.join("target"), directory.join("perf.data"));
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (pack, state) = (text(&pack), text(&state));

@@ -40,7 +40,8 @@ impl<'a> Stage<'a> {
         images: Vec<PathBuf>,
         compressible: bool,
     ) -> Result<Stage<'a>> {
-        let lab = Lab::up(&LabOptions { receivers: scenario.receivers(), mtu_bytes, ipv6: false, cable: scenario == Scenario::One })?;
+        let lab =
+            Lab::up(&LabOptions { receivers: scenario.receivers(), mtu_bytes, cable: scenario == Scenario::One, ..LabOptions::default() })?;
         if scenario == Scenario::Narrow {
             lab.narrow(&lab.receivers.iter().collect::<Vec<_>>(), NARROW_MEGABITS, NARROW_QUEUE_PACKETS)?;
         }

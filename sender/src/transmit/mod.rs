@@ -90,6 +90,8 @@ pub enum Choice {
     AfXdpCopy,
     /// UDP.
     Udp,
+    /// UDP without segmentation offload: one buffer a packet, many packets a system call (sendmmsg).
+    UdpPlain,
 }
 
 /// What the packets look like and where they leave.
@@ -193,7 +195,7 @@ pub fn open(config: &TransmitConfig) -> Result<Opened, Error> {
     let attempts: &[bool] = match config.choice {
         Choice::Auto | Choice::AfXdpZeroCopy => &[true, false],
         Choice::AfXdpCopy => &[false],
-        Choice::Udp => &[],
+        Choice::Udp | Choice::UdpPlain => &[],
     };
     let mut refused: Vec<String> = Vec::new();
     for &zero_copy in attempts {
@@ -212,8 +214,10 @@ pub fn open(config: &TransmitConfig) -> Result<Opened, Error> {
             Err(error) => refused.push(refusal(zero_copy, &error)),
         }
     }
-    if config.choice == Choice::Udp {
-        refused.push("as asked with --transmit udp".to_owned());
+    match config.choice {
+        Choice::Udp => refused.push("as asked with --transmit udp".to_owned()),
+        Choice::UdpPlain => refused.push("as asked with --transmit udp-plain".to_owned()),
+        _ => {}
     }
     let socket = Udp::open(config)?;
     let description = format!("UDP {} on {} ({})", socket.details(), config.interface.name, refused.join("; "));

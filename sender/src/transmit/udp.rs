@@ -1,7 +1,7 @@
 //! Transmission through a UDP socket: with segmentation offload (UDP_SEGMENT: one system call carries up to 64 packets) where the
 //! kernel has it, else with sendmmsg.
 
-use super::{Error, Mode, Packet, STALL_LIMIT, Transmit, TransmitConfig};
+use super::{Choice, Error, Mode, Packet, STALL_LIMIT, Transmit, TransmitConfig};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice};
@@ -36,7 +36,7 @@ impl Udp {
         Ok(Udp {
             sockets,
             interface: config.interface.name.clone(),
-            segmentation: segmentation_works(config.payload_bytes),
+            segmentation: config.choice != Choice::UdpPlain && segmentation_works(config.payload_bytes),
             headers: Vec::with_capacity(SEGMENTS_MAX),
         })
     }
