@@ -39,7 +39,7 @@ pub(crate) fn send<T>(session: &Session<'_>, measure: impl FnOnce(&Engine, u64) 
     let source = (interface.source_for(link.group.ip())?, link.group.port()).into();
     let payload_bytes = HEADER_BYTES + usize::from(symbol_bytes);
     let (groups, choice) = (vec![link.group], Choice::Auto);
-    let opened = transmit::open(&TransmitConfig { interface, queue: 0, source, groups, hops: 1, payload_bytes, choice })?;
+    let opened = transmit::open(&TransmitConfig { interface, queue: 0, source, groups, hops: 1, payload_bytes, choice, busy_poll: false })?;
     let parameters = SessionParameters { session: SESSION, symbol_bytes, chunk_count, chunk_bytes_max };
     let symbols = pack.chunks().iter().map(|chunk| u64::from(parameters.source_symbols(chunk.stored_bytes))).sum();
     let all = ChunkRange { first: ChunkId(0), count: chunk_count };

@@ -17,7 +17,7 @@ use image::restore::{Present, ScanProgress, Target, TargetOptions};
 use image::{ErrorClass, Manifest};
 use receiver::control::{ConnectOptions, ControlLink, Enrolled, ToSender, Trust, enrol};
 use receiver::engine::{self, MemoryPlan, Progress, Setup, UnicastMode};
-use receiver::intake::{self, Opened};
+use receiver::intake::{self, IntakeOptions, Opened};
 use receiver::interface::Interface;
 use receiver::restore_rate::{self, WriteTest};
 use receiver::trust::checked_manifest;
@@ -260,7 +260,8 @@ fn open(options: &Options, display: &Display, interface: Option<&Interface>, enr
     let groups: Vec<_> = enrolled.streams.iter().map(|stream| stream.group).collect();
     // Which others carry something for this machine the sender says later.
     let first = &groups[..groups.len().min(1)];
-    let opened = intake::open(interface, parameters, &groups, first, options.intake, options.xdp).map_err(exits(exit::NETWORK))?;
+    let how = IntakeOptions { mode: options.intake, xdp: options.xdp, busy_poll: options.busy_poll };
+    let opened = intake::open(interface, parameters, &groups, first, how).map_err(exits(exit::NETWORK))?;
     display.remark(&format!("{}: filter {}; intake {}", interface.name(), opened.filter.describe(), opened.intake.describe()));
     warn_of_mtu(display, interface, &groups, parameters.payload_bytes());
     Ok(opened)

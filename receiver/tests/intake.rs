@@ -19,7 +19,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use receiver::intake::{self, IntakeMode, Opened, PacketCounts, XdpMode, is_member};
+use receiver::intake::{self, IntakeMode, IntakeOptions, Opened, PacketCounts, XdpMode, is_member};
 use receiver::interface::Interface;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -42,14 +42,15 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let privileged = geteuid().is_root();
     let modes = [
-        ("af_xdp_in_driver_mode", IntakeMode::AfXdp, XdpMode::Driver),
-        ("af_xdp_in_generic_mode", IntakeMode::AfXdpCopy, XdpMode::Generic),
-        ("udp_behind_the_kernel_filter", IntakeMode::Udp, XdpMode::Auto),
-        ("udp_with_the_filter_in_user_space", IntakeMode::Udp, XdpMode::Off),
+        ("af_xdp_in_driver_mode", how(IntakeMode::AfXdp, XdpMode::Driver)),
+        ("af_xdp_with_busy_polling", IntakeOptions { busy_poll: true, ..how(IntakeMode::AfXdp, XdpMode::Driver) }),
+        ("af_xdp_in_generic_mode", how(IntakeMode::AfXdpCopy, XdpMode::Generic)),
+        ("udp_behind_the_kernel_filter", how(IntakeMode::Udp, XdpMode::Auto)),
+        ("udp_with_the_filter_in_user_space", how(IntakeMode::Udp, XdpMode::Off)),
     ];
     let mut trials: Vec<Trial> = modes
         .into_iter()
-        .map(|(name, mode, xdp)| Trial::test(format!("{name}_receives_exactly_what_is_wanted"), move || exactly_what_is_wanted(mode, xdp)))
+        .map(|(name, options)| Trial::test(format!("{name}_receives_exactly_what_is_wanted"), move || exactly_what_is_wanted(options)))
         .collect();
     trials.extend([
         Trial::test("an_ipv6_group_is_received_through_af_xdp", || other_groups(&[GROUP_V6], IntakeMode::AfXdp)),
@@ -105,10 +106,14 @@ fn sending_socket(pair: &Pair, group: SocketAddr) -> io::Result<UdpSocket> {
     })?
 }
 
-fn open(pair: &Pair, groups: &[SocketAddr], symbol_bytes: u16, mode: IntakeMode, xdp: XdpMode) -> Result<Opened, Failed> {
+fn how(mode: IntakeMode, xdp: XdpMode) -> IntakeOptions {
+    IntakeOptions { mode, xdp, busy_poll: false }
+}
+
+fn open(pair: &Pair, groups: &[SocketAddr], symbol_bytes: u16, options: IntakeOptions) -> Result<Opened, Failed> {
     let opened = pair.receiver.inside(|| {
         let interface = Interface::find("eth0")?;
-        intake::open(&interface, &parameters(symbol_bytes), groups, groups, mode, xdp).map_err(io::Error::other)
+        intake::open(&interface, &parameters(symbol_bytes), groups, groups, options).map_err(io::Error::other)
     })??;
     eprintln!("filter {}; intake {}", opened.filter.describe(), opened.intake.describe());
     Ok(opened)
@@ -148,10 +153,10 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, have: T, want: T) -> Resul
     if have == want { Ok(()) } else { Err(format!("{what}: {have:?} instead of {want:?}").into()) }
 }
 
-fn exactly_what_is_wanted(mode: IntakeMode, xdp: XdpMode) -> Result<(), Failed> {
+fn exactly_what_is_wanted(options: IntakeOptions) -> Result<(), Failed> {
     let pair = Pair::new(1500)?;
     let group = GROUP.parse()?;
-    let mut opened = open(&pair, &[group], 1408, mode, xdp)?;
+    let mut opened = open(&pair, &[group], 1408, options)?;
     let wants = opened.filter.want_set();
     for id in [2, 5, CHUNK_COUNT] {
         wants.set(id);
@@ -176,7 +181,7 @@ fn exactly_what_is_wanted(mode: IntakeMode, xdp: XdpMode) -> Result<(), Failed> 
 fn other_groups(groups: &[&str], mode: IntakeMode) -> Result<(), Failed> {
     let pair = Pair::new(1500)?;
     let groups: Vec<SocketAddr> = groups.iter().map(|group| group.parse()).collect::<Result<_, _>>()?;
-    let mut opened = open(&pair, &groups, 1408, mode, XdpMode::Auto)?;
+    let mut opened = open(&pair, &groups, 1408, how(mode, XdpMode::Auto))?;
     opened.filter.want_set().set_all();
     for (&group, chunk) in groups.iter().zip(0..) {
         let socket = sending_socket(&pair, group)?;
@@ -190,7 +195,7 @@ fn other_groups(groups: &[&str], mode: IntakeMode) -> Result<(), Failed> {
 fn jumbo_packets() -> Result<(), Failed> {
     let pair = Pair::new(9000)?;
     let group = GROUP.parse()?;
-    let mut opened = open(&pair, &[group], 8768, IntakeMode::AfXdp, XdpMode::Auto)?;
+    let mut opened = open(&pair, &[group], 8768, how(IntakeMode::AfXdp, XdpMode::Auto))?;
     opened.filter.want_set().set_all();
     let socket = sending_socket(&pair, group)?;
     for chunk in 0..=CHUNK_COUNT {
@@ -205,7 +210,7 @@ fn membership_is_listed_and_left() -> Result<(), Failed> {
         let group: SocketAddr = group.parse()?;
         let listed = || pair.receiver.inside(|| is_member(&Interface::find("eth0")?, group.ip()))?;
         expect("listed before", listed()?, false)?;
-        let opened = open(&pair, &[group], 1408, IntakeMode::AfXdp, XdpMode::Auto)?;
+        let opened = open(&pair, &[group], 1408, how(IntakeMode::AfXdp, XdpMode::Auto))?;
         expect("listed while open", listed()?, true)?;
         drop(opened);
         eventually("the group is left", || Ok(!listed()?))?;
@@ -225,7 +230,7 @@ fn joined_and_left(mode: IntakeMode) -> Result<(), Failed> {
     };
     let mut opened = pair.receiver.inside(|| {
         let interface = Interface::find("eth0")?;
-        intake::open(&interface, &parameters(1408), &groups, &groups[..1], mode, XdpMode::Auto).map_err(io::Error::other)
+        intake::open(&interface, &parameters(1408), &groups, &groups[..1], how(mode, XdpMode::Auto)).map_err(io::Error::other)
     })??;
     opened.filter.want_set().set_all();
     expect("at open", listed()??, vec![true, false, false])?;
@@ -249,13 +254,13 @@ fn joined_and_left(mode: IntakeMode) -> Result<(), Failed> {
 fn occupied_interface() -> Result<(), Failed> {
     let pair = Pair::new(1500)?;
     let group = GROUP.parse()?;
-    let _first = open(&pair, &[group], 1408, IntakeMode::AfXdp, XdpMode::Driver)?;
-    let second = open(&pair, &[group], 1408, IntakeMode::Auto, XdpMode::Auto)?;
+    let _first = open(&pair, &[group], 1408, how(IntakeMode::AfXdp, XdpMode::Driver))?;
+    let second = open(&pair, &[group], 1408, how(IntakeMode::Auto, XdpMode::Auto))?;
     let (filter, intake) = (second.filter.describe(), second.intake.describe());
     if !filter.contains("user space") || !intake.contains("UDP") {
         return Err(format!("filter {filter}; intake {intake}").into());
     }
-    match open(&pair, &[group], 1408, IntakeMode::Auto, XdpMode::Driver) {
+    match open(&pair, &[group], 1408, how(IntakeMode::Auto, XdpMode::Driver)) {
         Ok(_) => Err("two programs on one interface".into()),
         Err(_) => Ok(()),
     }
@@ -263,7 +268,7 @@ fn occupied_interface() -> Result<(), Failed> {
 
 fn insisting_is_an_error() -> Result<(), Failed> {
     let pair = Pair::new(1500)?;
-    match open(&pair, &[GROUP.parse()?], 1408, IntakeMode::AfXdp, XdpMode::Off) {
+    match open(&pair, &[GROUP.parse()?], 1408, how(IntakeMode::AfXdp, XdpMode::Off)) {
         Ok(opened) => Err(format!("got {}", opened.intake.describe()).into()),
         Err(_) => Ok(()),
     }
@@ -290,7 +295,8 @@ fn a_killed_receiver_leaves_no_program() -> Result<(), Failed> {
 fn hold_intake() -> ExitCode {
     let opened = Interface::find("eth0").map_err(|error| error.to_string()).and_then(|interface| {
         let groups = [GROUP.parse().map_err(|_| "group")?];
-        intake::open(&interface, &parameters(1408), &groups, &groups, IntakeMode::AfXdp, XdpMode::Driver).map_err(|error| error.to_string())
+        intake::open(&interface, &parameters(1408), &groups, &groups, how(IntakeMode::AfXdp, XdpMode::Driver))
+            .map_err(|error| error.to_string())
     });
     println!("{}", if opened.is_ok() { "open" } else { "failed" });
     let _ = io::stdout().flush();

@@ -21,7 +21,7 @@ fn main() -> anyhow::Result<()> {
     let group = SocketAddr::new(IpAddr::from([239, 192, 68, 1]), 4700);
     let source = SocketAddr::new(interface.source_for(group.ip())?, group.port());
     let payload_bytes = HEADER_BYTES + symbol_bytes;
-    let config = TransmitConfig { interface, queue: 0, source, groups: vec![group], hops: 1, payload_bytes, choice };
+    let config = TransmitConfig { interface, queue: 0, source, groups: vec![group], hops: 1, payload_bytes, choice, busy_poll: false };
     let mut opened = transmit::open(&config)?;
     println!("{}", opened.description);
 

@@ -55,6 +55,7 @@ fn open(sender: &Namespace, group: &str, choice: Choice, symbol_bytes: usize) ->
         let interface = Interface::find("eth0").map_err(|error| error.to_string())?;
         let source = interface.source_for(group.ip()).map_err(|error| error.to_string())?;
         let config = TransmitConfig {
+            busy_poll: false,
             interface,
             queue: 0,
             source: SocketAddr::new(source, group.port()),

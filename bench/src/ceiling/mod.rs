@@ -134,7 +134,7 @@ impl Bench<'_> {
 
             let filtered = self.receiver_ns(frame_bytes, Take::new(IntakeMode::Auto, Sink::Copy))?;
             kernel.add(Pair { discus: filtered, bare: self.receiver_ns(frame_bytes, Take::new(IntakeMode::Auto, Sink::Sort))? });
-            let unfiltered = Take { intake: IntakeMode::Udp, xdp: XdpMode::Off, sink: Sink::Copy };
+            let unfiltered = Take { intake: IntakeMode::Udp, xdp: XdpMode::Off, busy_poll: false, sink: Sink::Copy };
             stack.add(Pair { discus: filtered, bare: self.receiver_ns(frame_bytes, unfiltered)? });
             for row in [&transfers, &transmits, &kernel, &stack] {
                 eprintln!("{row}");

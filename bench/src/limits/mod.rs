@@ -158,6 +158,8 @@ fn trials(limit: Duration) -> Vec<(&'static str, Load, Take)> {
     trials.push(("AF_XDP on two queues, dropped by the filter", on_all, Take::new(IntakeMode::Auto, Sink::Filter)));
     trials.push(("AF_XDP to AF_XDP, fetched", load(Choice::Auto, 1478, 32), Take::new(IntakeMode::Auto, Sink::Ring)));
     trials.push(("AF_XDP to AF_XDP, checked and copied", load(Choice::Auto, 1478, 32), Take::new(IntakeMode::Auto, Sink::Copy)));
+    let busy = Take { busy_poll: true, ..Take::new(IntakeMode::Auto, Sink::Copy) };
+    trials.push(("AF_XDP to AF_XDP with busy polling, checked and copied", load(Choice::Auto, 1478, 32), busy));
     trials.push(("UDP to AF_XDP, checked and copied", load(Choice::Udp, 1478, 32), Take::new(IntakeMode::Auto, Sink::Copy)));
     trials.push(("UDP to UDP, checked and copied", load(Choice::Udp, 1478, 32), Take::new(IntakeMode::Udp, Sink::Copy)));
     let mostly_unwanted = Load { wanted_percent: 10, ..load(Choice::Auto, 1478, 32) };

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use receiver::intake::{self, IntakeMode, XdpMode};
+use receiver::intake::{self, IntakeMode, IntakeOptions, XdpMode};
 use sender::transmit::{self, Choice, Mode, Packet, TransmitConfig};
 use wire::packet::{CHUNK_ID_OFFSET, HEADER_BYTES, Header, Kind};
 use wire::session::SessionParameters;
@@ -97,13 +97,14 @@ pub(crate) enum Sink {
 pub(crate) struct Take {
     pub(crate) intake: IntakeMode,
     pub(crate) xdp: XdpMode,
+    pub(crate) busy_poll: bool,
     pub(crate) sink: Sink,
 }
 
 impl Take {
     /// With the filter in the driver, where that can be.
     pub(crate) fn new(intake: IntakeMode, sink: Sink) -> Take {
-        Take { intake, xdp: XdpMode::Auto, sink }
+        Take { intake, xdp: XdpMode::Auto, busy_poll: false, sink }
     }
 }
 
@@ -137,6 +138,7 @@ fn send_on(queue: u32, link: &Link, load: &Load) -> Result<Sent> {
     let parameters = parameters(load.frame_bytes);
     let symbol_bytes = usize::from(parameters.symbol_bytes);
     let config = TransmitConfig {
+        busy_poll: false,
         interface,
         queue,
         source,
@@ -202,13 +204,13 @@ fn send_on(queue: u32, link: &Link, load: &Load) -> Result<Sent> {
 pub(crate) fn receive(
     link: &Link,
     frame_bytes: usize,
-    Take { intake, xdp, sink }: Take,
+    Take { intake, xdp, busy_poll, sink }: Take,
     ready: &AtomicBool,
     stop: &AtomicBool,
 ) -> Result<(Arrived, String)> {
     let interface = receiver::interface::Interface::find(&link.receive_interface).context(link.receive_interface.clone())?;
     let parameters = parameters(frame_bytes);
-    let mut opened = intake::open(&interface, &parameters, &[link.group], &[link.group], intake, xdp)?;
+    let mut opened = intake::open(&interface, &parameters, &[link.group], &[link.group], IntakeOptions { mode: intake, xdp, busy_poll })?;
     let wants = opened.filter.want_set();
     let wanted = match sink {
         Sink::Filter => 0,

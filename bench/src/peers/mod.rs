@@ -186,10 +186,10 @@ fn take_turn(stage: &Stage<'_>, contestant: Contestant, wants: &[Want], late_aft
 
 /// What was delivered is the image; it is removed.
 fn check(stage: &Stage<'_>, contestant: Contestant, want: &Want) -> Result<()> {
-    let (source, target) = (&stage.images[want.image], contestant.target(stage, want));
-    let bytes = fs::metadata(source)?.len();
+    let (source, target) = (stage.delivered_by(contestant, want.image), contestant.target(stage, want));
+    let bytes = fs::metadata(&source)?.len();
     ensure!(fs::metadata(&target)?.len() == bytes, "the delivered file has another size");
-    if let Some(offset) = first_difference(source, &target, bytes)? {
+    if let Some(offset) = first_difference(&source, &target, bytes)? {
         bail!("the delivered file differs at byte {offset}");
     }
     fs::remove_file(&target)?;

@@ -43,10 +43,10 @@ impl Scenario {
         match self {
             Scenario::One => "1 receiver, 1 image",
             Scenario::Four => "4 receivers, 1 image",
-            Scenario::Different => "4 receivers, 4 images with 70 % in common",
+            Scenario::Different => "4 receivers, 4 different images",
             Scenario::Loss => "1 receiver, 1 image, 1 % loss",
             Scenario::Late => "a second receiver that comes half-way",
-            Scenario::Narrow => "4 receivers, 4 images with 70 % in common, 1 Gbit/s link",
+            Scenario::Narrow => "4 receivers, 4 different images, 1 Gbit/s link",
         }
     }
 

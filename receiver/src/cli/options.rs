@@ -115,6 +115,11 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) xdp: XdpMode,
 
+    /// Drive the card's receive queues from this program's own core while packets come, rather than be interrupted (AF_XDP only). It keeps
+    /// that core busy; see the operator's guide.
+    #[arg(long)]
+    pub(crate) busy_poll: bool,
+
     /// How long to go on without the sender, in seconds.
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
     pub(crate) server_timeout: Duration,

@@ -12,7 +12,7 @@ use wire::doctor::{Finding, Probe, USUAL_CHUNK_BYTES, probe_symbol_bytes};
 use wire::packet::{HEADER_BYTES, Header};
 use wire::session::symbol_bytes_for_mtu;
 
-use crate::intake::{self, IntakeMode, Opened, XdpMode};
+use crate::intake::{self, IntakeMode, IntakeOptions, Opened, XdpMode};
 use crate::interface::Interface;
 use crate::restore_rate;
 
@@ -99,7 +99,8 @@ pub fn watch(opened: &mut Opened, limit: Duration, stopped: impl Fn() -> bool) -
 fn open(interface: &Interface, group: SocketAddr, mode: IntakeMode, xdp: XdpMode) -> Result<Opened, String> {
     let mtu_bytes = interface.mtu_bytes().map_err(|error| error.to_string())?;
     let symbol_bytes = probe_symbol_bytes(mtu_bytes).map_err(|error| error.to_string())?;
-    intake::open(interface, &Probe::parameters(symbol_bytes), &[group], &[group], mode, xdp).map_err(|error| error.to_string())
+    intake::open(interface, &Probe::parameters(symbol_bytes), &[group], &[group], IntakeOptions { mode, xdp, busy_poll: false })
+        .map_err(|error| error.to_string())
 }
 
 fn state(interface: &Interface) -> Finding {

@@ -17,7 +17,7 @@ use xsk_rs::config::{BindFlags, FrameSize, Interface as InterfaceName, LibxdpFla
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::udp::wait_readable;
-use super::{FRAME_HEADERS_BYTES_MAX, Intake, IntakeMode, PacketFilter, udp_payload};
+use super::{FRAME_HEADERS_BYTES_MAX, Intake, IntakeMode, IntakeOptions, PacketFilter, udp_payload};
 use crate::interface::Interface;
 
 /// Frames handled between two looks at the other queues and at what else the thread has to do: 64 take some 40 µs.
@@ -53,6 +53,16 @@ const GATHERED_MAX: usize = 192;
 /// After so many times without a packet, up to 40 ms, the stream is silent, and its next packet wakes us.
 const GATHER_ROUNDS: u32 = 20;
 
+/// Busy polling: for how long after the last packet to go on before packets have to wake us; twice the longest pause of a stream that follows its receivers' losses.
+const BUSY_AFTER: Duration = Duration::from_millis(20);
+/// `SO_BUSY_POLL`: microseconds that one look at the queue may take. Each look is one round of the driver here; it must not be 0.
+const BUSY_POLL_US: libc::c_int = 20;
+/// `SO_BUSY_POLL_BUDGET`: packets that one look may take.
+const BUSY_POLL_BUDGET: libc::c_int = 64;
+/// In asm-generic/socket.h since Linux 5.11.
+const SO_PREFER_BUSY_POLL: libc::c_int = 69;
+const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
+
 /// `XDP_OPTIONS` says whether the bind got zero-copy (linux/if_xdp.h).
 const XDP_OPTIONS_ZEROCOPY: u32 = 1;
 
@@ -62,6 +72,8 @@ pub struct AfXdp {
     memory_bytes: usize,
     description: String,
     gather: Gather,
+    /// When the last packet came, where the driver is polled.
+    busy_since: Option<Instant>,
 }
 
 /// How long to let packets gather.
@@ -150,7 +162,7 @@ impl AfXdp {
     ///
     /// # Errors
     /// Why not, in words for the operator; the caller falls back or gives up.
-    pub fn open(interface: &Interface, filter: &PacketFilter, payload_bytes: usize, mode: IntakeMode) -> Result<AfXdp, String> {
+    pub fn open(interface: &Interface, filter: &PacketFilter, payload_bytes: usize, options: IntakeOptions) -> Result<AfXdp, String> {
         let kernel_filter = filter.kernel().map_err(|because| format!("it needs the filter in the kernel ({because})"))?;
         let had_carrier = interface.is_running().unwrap_or(false);
         let all_queues = interface.receive_queues();
@@ -161,7 +173,7 @@ impl AfXdp {
                 .map(|queue| Queue::open(interface, queue, layout, zero_copy).map_err(|why| format!("queue {queue}: {why}")))
                 .collect()
         };
-        let (queues, because) = match mode {
+        let (queues, because) = match options.mode {
             IntakeMode::AfXdpCopy => (open_all(false)?, " (asked for)".to_owned()),
             IntakeMode::AfXdpZeroCopy => (open_all(true)?, String::new()),
             _ => match open_all(true) {
@@ -174,22 +186,27 @@ impl AfXdp {
             let socket = unsafe { BorrowedFd::borrow_raw(queue.receive.fd().as_raw_fd()) };
             kernel_filter.register_socket(number, socket).map_err(|error| error.to_string())?;
         }
+        if options.busy_poll {
+            queues.iter().try_for_each(Queue::prefer_busy_poll).map_err(|error| format!("busy polling: {error}"))?;
+        }
         if had_carrier {
             wait_for_carrier(interface);
         }
         let zero_copy = queues.iter().all(|queue| queue.zero_copy);
         let description = format!(
-            "AF_XDP {}{because}, {}{} frames of {} bytes each",
+            "AF_XDP {}{because}, {}{}{} frames of {} bytes each",
             if zero_copy { "zero-copy" } else { "copy mode" },
             match (queue_count, all_queues) {
                 (1, 1) => "1 receive queue, ".to_owned(),
                 (some, all) if some == all => format!("{all} receive queues, "),
                 (some, all) => format!("{some} of {all} receive queues (reduce them: ethtool -L), "),
             },
+            if options.busy_poll { "busy polling, " } else { "" },
             layout.frames,
             layout.frame_bytes,
         );
-        Ok(AfXdp { memory_bytes: layout.bytes() * queues.len(), queues, description, gather: Gather::new(layout.frames) })
+        let busy_since = options.busy_poll.then(Instant::now);
+        Ok(AfXdp { memory_bytes: layout.bytes() * queues.len(), queues, description, gather: Gather::new(layout.frames), busy_since })
     }
 }
 
@@ -201,11 +218,19 @@ impl Intake for AfXdp {
             packets += queue.receive(handle)?;
         }
         self.gather.came(packets);
+        if let Some(since) = self.busy_since.as_mut().filter(|_| packets > 0) {
+            *since = Instant::now();
+        }
         Ok(packets)
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        if let Some(time) = self.gather.next() {
+        if let Some(since) = self.busy_since {
+            if since.elapsed() < BUSY_AFTER {
+                self.queues.iter().for_each(Queue::drive);
+                return Ok(());
+            }
+        } else if let Some(time) = self.gather.next() {
             thread::sleep(time.min(timeout));
             return Ok(());
         }
@@ -295,6 +320,27 @@ impl Queue {
             too_long: false,
             zero_copy,
         })
+    }
+
+    /// Has the kernel leave the queue to us while we look at it often (Documentation/networking/napi.rst).
+    fn prefer_busy_poll(&self) -> io::Result<()> {
+        for (option, value) in [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, BUSY_POLL_US), (SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET)] {
+            // SAFETY: the kernel reads the `int` during the call.
+            let result = unsafe {
+                let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+                libc::setsockopt(self.receive.fd().as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), bytes)
+            };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
+    /// One round of the queue's driver on this core.
+    fn drive(&self) {
+        // SAFETY: nothing is written: there is no buffer. An error (nothing there, the interface is down) shows in what arrives.
+        let _ = unsafe { libc::recv(self.receive.fd().as_raw_fd(), std::ptr::null_mut(), 0, libc::MSG_DONTWAIT) };
     }
 
     fn receive(&mut self, handle: &mut dyn FnMut(&[u8])) -> io::Result<usize> {

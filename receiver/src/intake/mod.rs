@@ -79,6 +79,17 @@ pub enum IntakeMode {
     Udp,
 }
 
+/// How packets are to come in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IntakeOptions {
+    /// Through which sockets.
+    pub mode: IntakeMode,
+    /// Where the filter runs.
+    pub xdp: XdpMode,
+    /// Whether the thread that takes packets drives the card's queues itself while packets come (AF_XDP only).
+    pub busy_poll: bool,
+}
+
 /// Why packets cannot come in.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -172,22 +183,22 @@ impl Opened {
 /// of all `groups`, any of which may be joined later.
 ///
 /// # Errors
-/// [`Error`], when a group cannot be joined or when what `mode` or `xdp` insists on cannot be had.
+/// [`Error`], when a group cannot be joined or when what `options` insist on cannot be had.
 pub fn open(
     interface: &Interface,
     parameters: &SessionParameters,
     groups: &[SocketAddr],
     joined: &[SocketAddr],
-    mode: IntakeMode,
-    xdp: XdpMode,
+    options: IntakeOptions,
 ) -> Result<Opened, Error> {
+    let IntakeOptions { mode, xdp, .. } = options;
     let membership = Membership::join(interface, joined)?;
     let filter = PacketFilter::attach(interface, parameters, groups, mode != IntakeMode::Udp, xdp)?;
     let udp = |because: String| UdpSockets::open(interface, joined, parameters.payload_bytes(), because);
     let intake: Box<dyn Intake> = if mode == IntakeMode::Udp {
         Box::new(udp("asked for".to_owned())?)
     } else {
-        match AfXdp::open(interface, &filter, parameters.payload_bytes(), mode) {
+        match AfXdp::open(interface, &filter, parameters.payload_bytes(), options) {
             Ok(sockets) => Box::new(sockets),
             Err(because) if mode == IntakeMode::Auto => Box::new(udp(format!("no AF_XDP: {because}"))?),
             Err(because) => return Err(Error::AfXdp(because)),

@@ -102,6 +102,9 @@ pub(crate) struct ServeArgs {
     /// How to transmit; what does not work here falls back to the next, and the line at start says why.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     transmit: Choice,
+    /// Drive the card's queue from the transmitter's own core, rather than be interrupted when it has sent (AF_XDP zero-copy only).
+    #[arg(long)]
+    busy_poll: bool,
     /// Largest IP packet. [default: the interface's MTU]
     #[arg(long, value_name = "BYTES")]
     mtu: Option<usize>,
@@ -218,6 +221,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         hops: args.ttl,
         payload_bytes: HEADER_BYTES + usize::from(symbol_bytes),
         choice: args.transmit,
+        busy_poll: args.busy_poll,
     };
     let opened = transmit::open(&transmit_config)?;
     let descriptive = match args.manifests {

@@ -72,6 +72,7 @@ fn open(interface: Interface, group: SocketAddr, hops: u8, choice: Choice) -> Re
     let symbol_bytes = probe_symbol_bytes(interface.mtu_bytes).map_err(|error| error.to_string())?;
     let source = interface.source_for(group.ip()).map_err(|error| error.to_string())?;
     let config = TransmitConfig {
+        busy_poll: false,
         interface,
         queue: 0,
         source: SocketAddr::new(source, group.port()),

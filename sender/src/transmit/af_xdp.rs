@@ -33,6 +33,13 @@ const XDP_PKT_CONTD: u32 = 1;
 /// In copy mode every frame in flight is charged to the socket's send buffer with its skb (about 2.3 KiB at MTU 1500); the default of
 /// 208 KiB would stop at some 90.
 const SEND_BUFFER_BYTES: libc::c_int = 16 * 1024 * 1024;
+/// `SO_BUSY_POLL`: microseconds that one kick may drive the queue; it must not be 0.
+const BUSY_POLL_US: libc::c_int = 20;
+/// `SO_BUSY_POLL_BUDGET`: packets that one kick may take from the card; sending has a budget of its own.
+const BUSY_POLL_BUDGET: libc::c_int = 64;
+/// In asm-generic/socket.h since Linux 5.11.
+const SO_PREFER_BUSY_POLL: libc::c_int = 69;
+const SO_BUSY_POLL_BUDGET: libc::c_int = 70;
 /// `setsockopt(SOL_XDP)`: frames that one kick sends in copy mode; 32 unless raised. Linux 6.17, linux/if_xdp.h.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// A queue that another socket has just left is busy for a moment.
@@ -44,6 +51,7 @@ const CARRIER_LIMIT: Duration = Duration::from_secs(10);
 pub struct AfXdp {
     zero_copy: bool,
     budget_raised: bool,
+    busy_poll: bool,
     interface: String,
     /// By stream id.
     templates: Vec<FrameTemplate>,
@@ -90,6 +98,9 @@ impl AfXdp {
             tracing::warn!("{} has no carrier; packets are lost until it has one", interface.name);
         }
         socket.raise_limits();
+        if zero_copy && config.busy_poll {
+            socket.prefer_busy_poll()?;
+        }
         Ok(socket)
     }
 
@@ -138,6 +149,7 @@ impl AfXdp {
         Ok(AfXdp {
             zero_copy,
             budget_raised: false,
+            busy_poll: false,
             interface: config.interface.name.clone(),
             templates: templates.to_vec(),
             part_bytes: layout.part_bytes(),
@@ -150,6 +162,18 @@ impl AfXdp {
             _fill: fill,
             _receive: receive,
         })
+    }
+
+    /// Has the kernel leave the queue to this thread, whose kicks then run the driver (Documentation/networking/napi.rst).
+    fn prefer_busy_poll(&mut self) -> Result<(), Error> {
+        let options = [(SO_PREFER_BUSY_POLL, 1), (libc::SO_BUSY_POLL, BUSY_POLL_US), (SO_BUSY_POLL_BUDGET, BUSY_POLL_BUDGET)];
+        for (option, value) in options {
+            if !self.set_option(libc::SOL_SOCKET, option, value) {
+                return Err(Error::AfXdp { what: "busy polling", source: io::Error::last_os_error() });
+            }
+        }
+        self.busy_poll = true;
+        Ok(())
     }
 
     /// Lets one kick send a whole ring in copy mode, where the kernel can be told to.
@@ -181,6 +205,7 @@ impl AfXdp {
     /// For the line at start.
     pub(super) fn details(&self) -> &'static str {
         match (self.zero_copy, self.budget_raised) {
+            (true, _) if self.busy_poll => "no XDP program needed, busy polling",
             (true, _) => "no XDP program needed",
             (false, true) => "a whole batch per kick",
             (false, false) => "32 frames per kick",
@@ -268,7 +293,7 @@ impl AfXdp {
     fn kick(&mut self) -> Result<bool, Error> {
         let mut queued = TRANSMIT_FRAMES - self.transmit.nb_free_exact();
         loop {
-            if self.transmit.needs_wakeup() {
+            if self.busy_poll || self.transmit.needs_wakeup() {
                 self.transmit.wakeup().map_err(|source| Error::Send { interface: self.interface.clone(), source })?;
             }
             let left = TRANSMIT_FRAMES - self.transmit.nb_free_exact();

@@ -112,6 +112,8 @@ pub struct TransmitConfig {
     pub payload_bytes: usize,
     /// What to try first.
     pub choice: Choice,
+    /// Whether the transmitting thread drives the card's queue itself (AF_XDP zero-copy only).
+    pub busy_poll: bool,
 }
 
 impl TransmitConfig {
