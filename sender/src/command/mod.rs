@@ -13,6 +13,7 @@ mod remote;
 pub(crate) mod restore;
 pub(crate) mod serve;
 mod serve_report;
+mod serve_session;
 pub(crate) mod set;
 pub(crate) mod sign;
 mod signals;
