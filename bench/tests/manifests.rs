@@ -10,8 +10,9 @@ use sender::control::{
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use wire::packet::{HEADER_BYTES, Header};
 use wire::report::ChunkRange;
@@ -177,6 +178,23 @@ fn a_forged_packet_costs_one_unicast_manifest() {
     let stage = Stage::new(group(5), forged);
     assert_eq!(stage.enrol_together(&["web"; 3]), 0);
     assert_eq!(stage.control.manifests().by_unicast, 3);
+}
+
+#[test]
+fn a_flood_of_strangers_packets_stops_nobody() {
+    let stage = Stage::new(group(7), |_, packet| Some(packet.to_vec()));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (socket, began) = (to_group(group(7)), Instant::now());
+            while !stop.load(Ordering::Relaxed) && began.elapsed() < 2 * DEADLINE {
+                // A full queue is no failure of a flood.
+                let _ = socket.send(&[0x55; 1400]);
+            }
+        });
+        stage.enrol_together(&["web"; 3]);
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

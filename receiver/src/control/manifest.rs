@@ -102,9 +102,8 @@ impl Connector {
         let mut parts = self.request(connection, true, Vec::new()).await?;
         let mut packet = vec![0; wire::packet::HEADER_BYTES + usize::from(connection.enrolled.parameters.symbol_bytes)];
         while !listening.gathering.is_whole() {
+            // In any order: a flood of strangers' packets must not keep the sender from being heard.
             tokio::select! {
-                // Packets first: the end is said behind them.
-                biased;
                 () = listening.take_one(&mut packet) => {}
                 part = self.next(&mut parts) => match part? {
                     Some(part) if part.multicast() == Multicast::GoesOn => {}
@@ -117,7 +116,6 @@ impl Connector {
         drop(parts);
         while !listening.gathering.is_whole() {
             tokio::select! {
-                biased;
                 () = listening.take_one(&mut packet) => {}
                 () = sleep(STRAGGLING) => break,
             }
