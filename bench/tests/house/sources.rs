@@ -14,11 +14,13 @@ pub(crate) const UNSAFE_MODULES: &[&str] = &[
     "bpf/src/shared.rs",
     "bpf/src/skeleton.rs",
     "image/src/restore/buffer_pool.rs",
+    "image/src/restore/registered.rs",
     "image/src/restore/ring.rs",
     "receiver/src/intake/af_xdp.rs",
     "receiver/src/intake/udp.rs",
     "receiver/src/interface.rs",
     "sender/src/engine/disk.rs",
+    "sender/src/engine/page_cache.rs",
     "sender/src/transmit/af_xdp.rs",
     "wire/src/erasure/kernel.rs",
 ];

@@ -4,18 +4,21 @@
 
 mod buffer_pool;
 mod decode;
+mod flusher;
 mod from_pack;
 mod gather;
 mod places;
 mod present;
+mod registered;
 mod ring;
 mod target;
 mod writer;
 
 pub use buffer_pool::{Buffer, BufferPool};
-pub use decode::{check_chunk, decode_chunk};
+pub use decode::{RunningHash, check_chunk, check_chunk_from, decode_chunk, decode_chunk_from};
 pub use from_pack::{RestoreReport, restore};
 pub use present::{Present, ScanProgress};
+pub use registered::RegisteredBuffers;
 pub use ring::io_uring_available;
 pub use target::{Target, TargetOptions};
 pub use writer::Writer;

@@ -8,10 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::{IoUring, opcode, types};
 
 use super::buffer_pool::{Buffer, BufferPool};
+use super::registered::RegisteredBuffers;
 use crate::{Error, Result};
-
-/// The kernel registers at most this much as one buffer.
-const REGISTERED_BYTES_MAX: usize = 1 << 30;
 
 /// A buffer that the ring owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +23,8 @@ pub(super) struct Completion {
 
 struct Hold {
     buffer: Buffer,
+    /// What the kernel knows it by.
+    number: Option<u16>,
     in_flight: u32,
     /// Some of what is in flight is a read: the kernel may be changing the buffer.
     reading: bool,
@@ -37,21 +37,13 @@ enum Direction {
     Write,
 }
 
-/// A registered range of memory; its position in the list is its index in the kernel's table.
-struct Region {
-    start: usize,
-    bytes: usize,
-}
-
 pub(super) struct Ring {
     uring: IoUring,
     depth: u32,
     in_flight: u32,
     holds: Vec<Option<Hold>>,
     free_holds: Vec<u32>,
-    regions: Vec<Region>,
-    /// Keeps the registered memory.
-    _pools: Vec<BufferPool>,
+    registered: RegisteredBuffers,
 }
 
 /// Whether the kernel lets this process have an io_uring, without which nothing is restored.
@@ -63,32 +55,14 @@ pub fn io_uring_available() -> Result<()> {
 }
 
 impl Ring {
-    /// A ring for `depth` reads and writes at a time. The buffers of `pools` are registered; when the kernel refuses that, the second value says why
-    /// and writes name their memory each time.
+    /// A ring for `depth` reads and writes at a time. The buffers of `pools` are registered as they are used; when the kernel refuses that, the second
+    /// value says why and writes name their memory each time.
     pub(super) fn new(depth: u32, pools: &[&BufferPool]) -> Result<(Self, Option<String>)> {
         let depth = depth.clamp(1, 4096);
         let uring = IoUring::new(depth).map_err(|error| Error::Uring { error })?;
-        let mut regions = Vec::new();
-        for pool in pools {
-            let (start, bytes) = pool.region();
-            // Cut at whole buffers, so that each lies in one region.
-            let piece = (REGISTERED_BYTES_MAX / pool.buffer_bytes()).max(1) * pool.buffer_bytes();
-            for offset in (0..bytes).step_by(piece) {
-                regions.push(Region { start: start as usize + offset, bytes: piece.min(bytes - offset) });
-            }
-        }
-        let vectors: Vec<libc::iovec> =
-            regions.iter().map(|region| libc::iovec { iov_base: region.start as *mut libc::c_void, iov_len: region.bytes }).collect();
-        let mut note = None;
-        if !vectors.is_empty() {
-            // SAFETY: the regions are mapped and stay so as long as `_pools` is held, that is, longer than the ring.
-            if let Err(error) = unsafe { uring.submitter().register_buffers(&vectors) } {
-                note = Some(format!("buffers are not registered with io_uring: {error} (memory lock limit?)"));
-                regions.clear();
-            }
-        }
-        let pools = pools.iter().map(|&pool| pool.clone()).collect();
-        let ring = Self { uring, depth, in_flight: 0, holds: Vec::new(), free_holds: Vec::new(), regions, _pools: pools };
+        let registered = RegisteredBuffers::new(&uring, pools);
+        let note = registered.refused().map(|error| format!("buffers are not registered with io_uring: {error} (memory lock limit?)"));
+        let ring = Self { uring, depth, in_flight: 0, holds: Vec::new(), free_holds: Vec::new(), registered };
         Ok((ring, note))
     }
 
@@ -97,8 +71,9 @@ impl Ring {
     }
 
     /// Takes a buffer that is going to be written from or read into.
-    pub(super) fn hold(&mut self, buffer: Buffer) -> HoldId {
-        let hold = Some(Hold { buffer, in_flight: 0, reading: false });
+    pub(super) fn hold(&mut self, mut buffer: Buffer) -> HoldId {
+        let number = self.registered.number(&self.uring, &mut buffer);
+        let hold = Some(Hold { buffer, number, in_flight: 0, reading: false });
         if let Some(id) = self.free_holds.pop() {
             self.holds[id as usize] = hold;
             return HoldId(id);
@@ -150,12 +125,11 @@ impl Ring {
         let length = u32::try_from(range.len()).map_err(io::Error::other)?;
         // SAFETY: `range` is inside the buffer.
         let start = unsafe { hold.buffer.as_ptr().add(range.start) };
-        let inside = |region: &Region| (start as usize).checked_sub(region.start).is_some_and(|at| at + range.len() <= region.bytes);
         let fd = types::Fd(fd.as_raw_fd());
-        let entry = match (direction, self.regions.iter().position(inside)) {
-            (Direction::Write, Some(region)) => opcode::WriteFixed::new(fd, start, length, region as u16).offset(offset).build(),
+        let entry = match (direction, hold.number) {
+            (Direction::Write, Some(number)) => opcode::WriteFixed::new(fd, start, length, number).offset(offset).build(),
             (Direction::Write, None) => opcode::Write::new(fd, start, length).offset(offset).build(),
-            (Direction::Read, Some(region)) => opcode::ReadFixed::new(fd, start, length, region as u16).offset(offset).build(),
+            (Direction::Read, Some(number)) => opcode::ReadFixed::new(fd, start, length, number).offset(offset).build(),
             (Direction::Read, None) => opcode::Read::new(fd, start, length).offset(offset).build(),
         };
         let entry = entry.user_data(u64::from(id.0) << 32 | u64::from(tag));
@@ -217,7 +191,6 @@ impl Drop for Ring {
             if self.complete(true, &mut ended).is_err() {
                 // The kernel may still use these: better lost than given to somebody else.
                 std::mem::forget(std::mem::take(&mut self.holds));
-                std::mem::forget(std::mem::take(&mut self._pools));
                 return;
             }
         }

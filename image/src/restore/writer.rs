@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::buffer_pool::{Buffer, BufferPool};
+use super::flusher::Flusher;
 use super::places::{Place, Places};
 use super::ring::{Completion, HoldId, Ring};
 use super::target::{Run, Target};
@@ -15,6 +16,7 @@ use crate::{ChunkId, Error, Result};
 pub struct Writer {
     // Before the target: waits for the writes in flight while the files are still open.
     ring: Ring,
+    flusher: Flusher,
     target: Target,
     places: Places,
     /// By chunk index.
@@ -88,6 +90,7 @@ impl Writer {
         let missing = chunks.iter().filter(|chunk| chunk.state == ChunkState::Missing).count();
         Ok(Self {
             ring,
+            flusher: target.flusher()?,
             target,
             places,
             chunks,
@@ -190,8 +193,9 @@ impl Writer {
         if self.missing > 0 {
             return Err(self.incomplete());
         }
-        let Self { ring, target, mut notes, .. } = self;
+        let Self { ring, mut flusher, target, mut notes, .. } = self;
         drop(ring);
+        flusher.end()?;
         notes.extend(target.finish()?);
         Ok(notes)
     }
@@ -296,6 +300,7 @@ impl Writer {
             job.in_flight -= 1;
         }
         self.end_job_if_done(write.job);
+        self.flusher.written(write.place_bytes.into())?;
         self.target.written(write.file, write.place_bytes.into())
     }
 

@@ -15,6 +15,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use rustix::fs::syncfs;
+
+use super::flusher::Flusher;
 use super::places::{Place, Places};
 use super::present::{self, Present, ScanProgress};
 use crate::manifest::{Body, Manifest};
@@ -194,6 +197,21 @@ impl Target {
             Kind::Device(_) | Kind::File(_) => Ok(()),
             Kind::Tree(tree) => tree.written(file, length),
         }
+    }
+
+    /// A thread that flushes what has been written so far.
+    ///
+    /// # Errors
+    /// When the system has no file descriptor left.
+    pub(super) fn flusher(&self) -> Result<Flusher> {
+        let failed = Error::io("opening a second time", &self.path);
+        let flusher = match &self.kind {
+            Kind::Device(device) => device.file().try_clone().map(|file| Flusher::start(&self.path, move || file.sync_data())),
+            Kind::File(target) => target.file().try_clone().map(|file| Flusher::start(&self.path, move || file.sync_data())),
+            // What else is written to its file system is flushed with it, as at the end.
+            Kind::Tree(tree) => tree.directory().map(|directory| Flusher::start(&self.path, move || Ok(syncfs(&directory)?))),
+        };
+        flusher.map_err(failed)
     }
 
     /// Whether writes that are started now use O_DIRECT and may do without it when the kernel refuses one. A device that was opened with

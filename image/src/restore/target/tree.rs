@@ -199,6 +199,11 @@ impl Tree {
         Ok(self.notes())
     }
 
+    /// The directory in which all is made, opened once more.
+    pub(super) fn directory(&self) -> std::io::Result<OwnedFd> {
+        self.staging.try_clone()
+    }
+
     fn make_directories(&self) -> Result<()> {
         let body = Arc::clone(&self.body);
         let mut maker = Maker::new(self.staging.as_fd(), &self.path, &body);
