@@ -25,7 +25,7 @@ use sender::transmit::{self, Mode, Packet, Transmit};
 use wire::packet::{HEADER_BYTES, Header, Kind};
 use wire::report::{ChunkRange, Report};
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 /// Counts by thread.
 struct Counting;
@@ -214,7 +214,7 @@ impl Feed {
         let symbol = at.map_or(&[][..], |at| &self.pack[at..at + usize::from(SYMBOL_BYTES)]);
         self.packet.clear();
         self.packet.resize(HEADER_BYTES, 0);
-        header.write(self.packet.first_chunk_mut().unwrap(), symbol);
+        header.write(self.packet.first_chunk_mut().unwrap(), Symbol::new(symbol));
         self.packet.extend_from_slice(symbol);
         let before = allocations();
         handle(&self.packet);

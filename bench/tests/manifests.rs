@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use wire::packet::{HEADER_BYTES, Header};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, SessionId, StreamId};
+use wire::{ChunkId, SessionId, StreamId, Symbol};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The first interface of every network namespace.
@@ -172,7 +172,7 @@ fn a_forged_packet_costs_one_unicast_manifest() {
         let mut symbol = symbol.to_vec();
         symbol[5] ^= u8::from(number == 20);
         let mut head = [0; HEADER_BYTES];
-        header.write(&mut head, &symbol);
+        header.write(&mut head, Symbol::new(&symbol));
         Some([&head[..], &symbol].concat())
     };
     let stage = Stage::new(group(5), forged);

@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use wire::packet::{HEADER_BYTES, Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 /// Every wait ends in a panic after this.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -245,7 +245,7 @@ impl Clipped {
 
 fn packet(header: Header, symbol: &[u8]) -> Vec<u8> {
     let mut start = [0; HEADER_BYTES];
-    header.write(&mut start, symbol);
+    header.write(&mut start, Symbol::new(symbol));
     [&start, symbol].concat()
 }
 

@@ -23,7 +23,7 @@ use wire::erasure::{Encoder, repair_symbols};
 use wire::packet::{HEADER_BYTES, Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 const SYMBOL_BYTES: u16 = 1408;
 
@@ -140,7 +140,7 @@ impl Carousel {
         let mut packet = vec![0; HEADER_BYTES];
         packet.extend_from_slice(symbol);
         let (front, _) = packet.split_first_chunk_mut::<HEADER_BYTES>().unwrap();
-        header.write(front, symbol);
+        header.write(front, Symbol::new(symbol));
         if self.random.next() % 100 >= self.lost_percent {
             handle(&packet);
         }

@@ -26,7 +26,7 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use support::{DEADLINE, Pair, eventually};
 use wire::packet::{Header, Kind};
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 const GROUP: &str = "239.192.68.1:4700";
 const GROUP_V6: &str = "[ff18::d15c]:4700";
@@ -90,7 +90,7 @@ fn packet(parameters: &SessionParameters, chunk: u32) -> Vec<u8> {
     let symbol: Vec<u8> =
         if header.kind == Kind::Symbol { (0..parameters.symbol_bytes).map(|at| (at as u8).wrapping_mul(31)).collect() } else { Vec::new() };
     let mut bytes = [0; wire::packet::HEADER_BYTES];
-    header.write(&mut bytes, &symbol);
+    header.write(&mut bytes, Symbol::new(&symbol));
     [&bytes[..], &symbol].concat()
 }
 

@@ -8,7 +8,7 @@ use sender::transmit::{self, Choice, Packet, TransmitConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use wire::packet::{HEADER_BYTES, Header, Kind};
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -26,7 +26,8 @@ fn main() -> anyhow::Result<()> {
     println!("{}", opened.description);
 
     // Symbols of one chunk after another, as a stream has them; more than a second-level cache holds.
-    let symbols = vec![0x5A; 187 * 16 * symbol_bytes];
+    let bytes = vec![0x5A; 187 * 16 * symbol_bytes];
+    let symbols: Vec<Symbol<'_>> = bytes.chunks_exact(symbol_bytes).map(Symbol::new).collect();
     let (mut sent, began) = (0u32, Instant::now());
     while began.elapsed() < limit {
         let first = sent;
@@ -41,7 +42,7 @@ fn main() -> anyhow::Result<()> {
                 sequence: Sequence(number),
                 stream: StreamId(0),
             };
-            Packet { header, symbol: &symbols[number as usize % (187 * 16) * symbol_bytes..][..symbol_bytes] }
+            Packet { header, symbol: symbols[number as usize % symbols.len()] }
         });
         sent = sent.wrapping_add(opened.transmit.send(&packets)? as u32);
     }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use support::{Namespace, Pair};
 use wire::packet::{HEADER_BYTES, Header, Kind};
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 const SYMBOL_BYTES: usize = 1408;
 const GROUP_V4: &str = "239.192.68.1:4700";
@@ -125,8 +125,8 @@ fn arrives(group: &str, choice: Choice, mode: Mode) -> Result<(), Failed> {
     let symbols: Vec<Vec<u8>> = (0..200).map(symbol).collect();
     let packets = |numbers: std::ops::Range<u32>| -> Vec<Packet<'_>> {
         let mut packets: Vec<Packet<'_>> =
-            numbers.clone().map(|number| Packet { header: header(number), symbol: &symbols[number as usize] }).collect();
-        packets.push(Packet { header: Header::sync(SessionId(0xD15C), 99, StreamId(0), Sequence(numbers.end)), symbol: &[] });
+            numbers.clone().map(|number| Packet { header: header(number), symbol: Symbol::new(&symbols[number as usize]) }).collect();
+        packets.push(Packet { header: Header::sync(SessionId(0xD15C), 99, StreamId(0), Sequence(numbers.end)), symbol: Symbol::empty() });
         packets
     };
     // In batches with a short last packet, and one of a single packet: what a stream sends.
@@ -137,7 +137,7 @@ fn arrives(group: &str, choice: Choice, mode: Mode) -> Result<(), Failed> {
             let mut datagram = [0; 2000];
             let (bytes, from) = socket.recv_from(&mut datagram)?;
             let parsed = Header::parse(&datagram[..bytes]);
-            if parsed != Ok((packet.header, packet.symbol)) {
+            if parsed != Ok((packet.header, packet.symbol.bytes())) {
                 return Err(format!("instead of {:?}: {:?}", packet.header, parsed.map(|(header, _)| header)).into());
             }
             if from.port() != 4700 {
@@ -155,7 +155,7 @@ fn more_packets_than_frames() -> Result<(), Failed> {
     let pair = Pair::new(1500)?;
     let mut opened = open(&pair.sender, GROUP_V4, Choice::AfXdpCopy, SYMBOL_BYTES)?;
     let symbol = symbol(0);
-    let packets: Vec<Packet<'_>> = (0..10_000).map(|number| Packet { header: header(number), symbol: &symbol }).collect();
+    let packets: Vec<Packet<'_>> = (0..10_000).map(|number| Packet { header: header(number), symbol: Symbol::new(&symbol) }).collect();
     send_all(&mut opened, &packets)?;
     if !opened.transmit.flush(Duration::from_secs(5)) {
         return Err("frames did not come back".into());
@@ -192,7 +192,8 @@ fn jumbo_packets_arrive(group: &str) -> Result<(), Failed> {
     let symbols: Vec<Vec<u8>> = (0..8_u8).map(|seed| (0..8768_u32).map(|at| (at / 7) as u8 ^ seed).collect()).collect();
     for round in 0..150_u32 {
         let packets = || (round * 8..).zip(&symbols);
-        let batch: Vec<Packet<'_>> = packets().map(|(number, symbol)| Packet { header: header(number), symbol }).collect();
+        let batch: Vec<Packet<'_>> =
+            packets().map(|(number, symbol)| Packet { header: header(number), symbol: Symbol::new(symbol) }).collect();
         send_all(&mut opened, &batch)?;
         for (number, symbol) in packets() {
             let mut datagram = vec![0; 10_000];
@@ -225,7 +226,7 @@ fn a_link_that_goes_down_stalls_and_recovers() -> Result<(), Failed> {
         pair.sender.ip(&["link", "set", "eth0", "down"])?;
         let began = Instant::now();
         // Taken or not, the call returns soon and without an error.
-        opened.transmit.send(&[Packet { header: header(0), symbol: &symbol }])?;
+        opened.transmit.send(&[Packet { header: header(0), symbol: Symbol::new(&symbol) }])?;
         if began.elapsed() > Duration::from_secs(2) {
             return Err(format!("{choice:?}: the call took {:?}", began.elapsed()).into());
         }
@@ -233,7 +234,7 @@ fn a_link_that_goes_down_stalls_and_recovers() -> Result<(), Failed> {
         let deadline = Instant::now() + Duration::from_secs(10);
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         loop {
-            opened.transmit.send(&[Packet { header: header(1), symbol: &symbol }])?;
+            opened.transmit.send(&[Packet { header: header(1), symbol: Symbol::new(&symbol) }])?;
             let mut datagram = [0; 2000];
             match socket.recv(&mut datagram) {
                 Ok(bytes) if Header::parse(&datagram[..bytes]) == Ok((header(1), &symbol[..])) => break,

@@ -10,6 +10,7 @@ use crate::erasure::{Decoder, Encoder, repair_symbols};
 use crate::ids::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
 use crate::packet::{HEADER_BYTES, Header, Kind};
 use crate::session::SessionParameters;
+use crate::symbol::Symbol;
 use std::ops::Range;
 
 /// The stream id in every packet; no stream of chunks has it.
@@ -113,7 +114,7 @@ impl<'a> Packets<'a> {
                 };
                 self.sequence = Sequence(self.sequence.0.wrapping_add(1));
                 let mut head = [0; HEADER_BYTES];
-                header.write(&mut head, symbol);
+                header.write(&mut head, Symbol::new(symbol));
                 packets.push([head.as_slice(), symbol].concat());
             }
         }

@@ -3,6 +3,7 @@
 //! All packets of a stream have the same length, so only the UDP checksum of IPv6 changes from packet to packet. IPv4 carries
 //! checksum 0 (allowed by RFC 768; the packet's CRC-32 covers more).
 
+use crate::symbol::Symbol;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A hardware address.
@@ -111,17 +112,18 @@ impl FrameTemplate {
     pub fn write(&self, frame: &mut [u8], payload_bytes: usize) -> Result<usize, FrameError> {
         let frame = frame.get_mut(..self.header_bytes + payload_bytes).ok_or(FrameError::TooLong(payload_bytes))?;
         let (headers, payload) = frame.split_at_mut(self.header_bytes);
-        self.write_headers(headers, payload, &[])?;
+        self.write_headers(headers, payload, Symbol::empty())?;
         Ok(self.header_bytes + payload_bytes)
     }
 
-    /// Writes the headers alone, of a packet whose payload is `head`, of even length, and then `rest`, wherever these stand.
+    /// Writes the headers alone, of a packet whose payload is `head`, of even length, and then `symbol`, wherever these stand. The symbol's bytes are
+    /// not looked at.
     ///
     /// # Errors
     /// [`FrameError::TooLong`] when `headers` has not [`FrameTemplate::header_bytes`] or an IP packet cannot hold the payload.
-    pub fn write_headers(&self, headers: &mut [u8], head: &[u8], rest: &[u8]) -> Result<(), FrameError> {
-        debug_assert!(head.len().is_multiple_of(2) || rest.is_empty(), "the checksum is over pairs of bytes");
-        let payload_bytes = head.len() + rest.len();
+    pub fn write_headers(&self, headers: &mut [u8], head: &[u8], symbol: Symbol<'_>) -> Result<(), FrameError> {
+        debug_assert!(head.len().is_multiple_of(2) || symbol.bytes().is_empty(), "the checksum is over pairs of bytes");
+        let payload_bytes = head.len() + symbol.bytes().len();
         let ip_bytes = self.header_bytes + payload_bytes - ETHERNET_BYTES;
         let (Ok(ip_total), true) = (u16::try_from(ip_bytes), headers.len() == self.header_bytes) else {
             return Err(FrameError::TooLong(payload_bytes));
@@ -133,7 +135,7 @@ impl FrameTemplate {
         if self.ipv6 {
             headers[ETHERNET_BYTES + 4..ETHERNET_BYTES + 6].copy_from_slice(&udp_bytes.to_be_bytes());
             // The length counts twice: in the pseudo-header and in the UDP header (RFC 8200 section 8.1).
-            let total = self.constant_sum + 2 * u64::from(udp_bytes) + sum(head) + sum(rest);
+            let total = self.constant_sum + 2 * u64::from(udp_bytes) + sum(head) + u64::from(symbol.checksums().sum);
             let checksum = match !fold(total) {
                 0 => 0xFFFF,
                 checksum => checksum,
@@ -175,6 +177,11 @@ fn sum(bytes: &[u8]) -> u64 {
     let mut tail = [0; 4];
     tail[..rest.len()].copy_from_slice(rest);
     total + u64::from(u32::from_be_bytes(tail))
+}
+
+/// The same, folded: what `bytes` add to a checksum when they begin at an even offset.
+pub(crate) fn ones_complement_sum(bytes: &[u8]) -> u16 {
+    fold(sum(bytes))
 }
 
 fn fold(mut total: u64) -> u16 {

@@ -1,6 +1,7 @@
 //! What crosses the network between a discus sender and its receivers.
 //!
 //! * [`packet`]: the multicast packet: header layout, CRC-32, writing and parsing.
+//! * [`Symbol`]: what a packet carries, with the part of its checksums that is the same in every packet.
 //! * [`frame`]: the Ethernet, IPv4 or IPv6, and UDP headers around it, for senders that build whole frames.
 //! * [`erasure`]: repair symbols over the source symbols of a chunk.
 //! * [`session`]: the parameters that a sender and its receivers share.
@@ -24,6 +25,8 @@ pub mod packet;
 pub mod proto;
 pub mod report;
 pub mod session;
+mod symbol;
 
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use ids::{ChunkId, Micros, Sequence, SessionId, StreamId, SymbolIndex};
+pub use symbol::{Checksums, Symbol};

@@ -5,7 +5,7 @@
 //! | offset | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 2 | magic `0xD15C` |
-//! | 2 | 1 | version, 1 |
+//! | 2 | 1 | version, 2 |
 //! | 3 | 1 | kind: 0 symbol, 1 sync |
 //! | 4 | 4 | session id |
 //! | 8 | 4 | chunk id (in a sync: the number of chunks, an id that every receiver's filter lets pass) |
@@ -14,18 +14,19 @@
 //! | 16 | 4 | sequence number of the packet in its stream |
 //! | 20 | 2 | stream id |
 //! | 22 | 2 | reserved, 0 |
-//! | 24 | 4 | CRC-32 (IEEE 802.3) over bytes 0–23 and the symbol |
+//! | 24 | 4 | CRC-32 (IEEE 802.3) over the symbol and then bytes 0–23: that of a symbol is computed once, however often it is sent |
 //! | 28 | symbol size | symbol (absent in a sync) |
 //!
 //! A *sync* follows each interleaved group of chunks on the path that the data takes: a receiver that has it knows that everything of
 //! the stream with a lower sequence number has arrived or is lost, although its filter hid what it does not want.
 
 use crate::ids::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use crate::symbol::Symbol;
 
 /// First two bytes of every packet.
 pub const MAGIC: u16 = 0xD15C;
 /// Version of this layout.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Bytes of the header, CRC included.
 pub const HEADER_BYTES: usize = 28;
 /// Room left behind the symbol for an authentication tag (AES-GMAC or Poly1305 size), so that adding one changes no symbol size.
@@ -98,8 +99,8 @@ impl Header {
         Header { kind: Kind::Sync, session, chunk: ChunkId(chunk_count), symbol: SymbolIndex(0), source_symbols: 0, sequence, stream }
     }
 
-    /// Writes the header with its CRC over `symbol`. The caller places `symbol` right behind it.
-    pub fn write(&self, out: &mut [u8; HEADER_BYTES], symbol: &[u8]) {
+    /// Writes the header with its CRC over it and `symbol`, whose bytes are not looked at. The caller places them right behind it.
+    pub fn write(&self, out: &mut [u8; HEADER_BYTES], symbol: Symbol<'_>) {
         out[0..2].copy_from_slice(&MAGIC.to_be_bytes());
         out[2] = VERSION;
         out[3] = match self.kind {
@@ -113,7 +114,7 @@ impl Header {
         out[16..20].copy_from_slice(&self.sequence.0.to_be_bytes());
         out[20..22].copy_from_slice(&self.stream.0.to_be_bytes());
         out[22..24].fill(0);
-        let crc = checksum(&out[..CRC_OFFSET], symbol);
+        let crc = checksum(symbol.checksums().crc, &out[..CRC_OFFSET]);
         out[CRC_OFFSET..].copy_from_slice(&crc.to_be_bytes());
     }
 
@@ -139,7 +140,7 @@ impl Header {
             (1, 0) => Kind::Sync,
             _ => return Err(ParseError::Kind),
         };
-        if u32_at(CRC_OFFSET) != checksum(&header[..CRC_OFFSET], symbol) {
+        if u32_at(CRC_OFFSET) != checksum(crc32fast::hash(symbol), &header[..CRC_OFFSET]) {
             return Err(ParseError::Crc);
         }
         let parsed = Header {
@@ -155,10 +156,10 @@ impl Header {
     }
 }
 
-fn checksum(header: &[u8], symbol: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
+/// Goes on from the CRC-32 of the symbol with the header.
+fn checksum(symbol_crc: u32, header: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(symbol_crc);
     crc.update(header);
-    crc.update(symbol);
     crc.finalize()
 }
 
@@ -181,7 +182,7 @@ mod tests {
 
     fn packet(header: Header, symbol: &[u8]) -> Vec<u8> {
         let mut bytes = [0; HEADER_BYTES];
-        header.write(&mut bytes, symbol);
+        header.write(&mut bytes, Symbol::new(symbol));
         [&bytes[..], symbol].concat()
     }
 
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn golden_packet() {
         let golden = [
-            0xD1, 0x5C, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0x0A, 0, 0xBB, 0x0C, 0x0D, 0x0E, 0x0F, 0x10, 0x11, 0, 0, 0xA5, 0x3A, 0x6D, 0x86,
+            0xD1, 0x5C, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0x0A, 0, 0xBB, 0x0C, 0x0D, 0x0E, 0x0F, 0x10, 0x11, 0, 0, 0xE6, 0x58, 0x2E, 0x6E,
             b'd', b'i', b's', b'c', b'u', b's',
         ];
         assert_eq!(packet(sample(), b"discus"), golden);

@@ -108,7 +108,7 @@ impl Transmit for ToNobody {
 mod tests {
     use super::*;
     use wire::packet::Header;
-    use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+    use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
     #[test]
     fn a_group_arrives_as_what_was_sent_of_each_chunk() {
@@ -125,9 +125,9 @@ mod tests {
                 sequence: Sequence(0),
                 stream: StreamId(0),
             },
-            symbol: &[],
+            symbol: Symbol::empty(),
         };
-        let sync = Packet { header: Header::sync(SessionId(1), 9, StreamId(0), Sequence(77)), symbol: &[] };
+        let sync = Packet { header: Header::sync(SessionId(1), 9, StreamId(0), Sequence(77)), symbol: Symbol::empty() };
         assert_eq!(nobody.send(&[symbol(7, 0), symbol(8, 0), symbol(7, 1), sync]).unwrap(), 4);
         let mut bytes = [0; DIGEST_BYTES_MAX];
         let count = listener.recv(&mut bytes).unwrap();

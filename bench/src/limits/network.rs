@@ -9,7 +9,7 @@ use receiver::intake::{self, IntakeMode, IntakeOptions, XdpMode};
 use sender::transmit::{self, Choice, Mode, Packet, TransmitConfig};
 use wire::packet::{CHUNK_ID_OFFSET, HEADER_BYTES, Header, Kind};
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 use crate::counters::{Counters, Counts};
 use crate::lab::{Lab, inside};
@@ -148,7 +148,9 @@ fn send_on(queue: u32, link: &Link, load: &Load) -> Result<Sent> {
         choice: load.choice,
     };
     let mut opened = transmit::open(&config)?;
-    let symbols = vec![0x5A; DISTINCT_SYMBOLS * symbol_bytes];
+    let bytes = vec![0x5A; DISTINCT_SYMBOLS * symbol_bytes];
+    // As in a session, where they are computed when a chunk has been read.
+    let symbols: Vec<Symbol<'_>> = bytes.chunks_exact(symbol_bytes.max(1)).map(Symbol::new).collect();
     let packet = |number: u64| {
         // Wanted chunks are the lower half of the ids; spread evenly among the packets.
         let wanted = number % 100 < u64::from(load.wanted_percent);
@@ -162,7 +164,7 @@ fn send_on(queue: u32, link: &Link, load: &Load) -> Result<Sent> {
             sequence: Sequence(number as u32),
             stream: StreamId(0),
         };
-        Packet { header, symbol: &symbols[number as usize % DISTINCT_SYMBOLS * symbol_bytes..][..symbol_bytes] }
+        Packet { header, symbol: symbols.get(number as usize % DISTINCT_SYMBOLS).copied().unwrap_or_default() }
     };
     let mut counters = Counters::open().ok();
     let mut batch: Vec<Packet<'_>> = Vec::with_capacity(load.batch);

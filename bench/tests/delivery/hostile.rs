@@ -9,7 +9,7 @@ use bench::lab::content::Noise;
 use bench::lab::{Machine, inside};
 use wire::erasure::repair_symbols;
 use wire::packet::{HEADER_BYTES, Header, Kind};
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 use crate::fixtures::{Fixtures, SOLO_BYTES};
 use crate::world::{GROUP, PORT, ServeOptions, World, finish};
@@ -63,7 +63,7 @@ fn flood(machine: &Machine, stop: &AtomicBool, mut forge: impl FnMut(u64) -> Vec
 /// A packet with a sound CRC, whatever its header says.
 fn packet(header: Header, symbol: &[u8]) -> Vec<u8> {
     let mut bytes = [0; HEADER_BYTES];
-    header.write(&mut bytes, symbol);
+    header.write(&mut bytes, Symbol::new(symbol));
     [&bytes[..], symbol].concat()
 }
 

@@ -9,7 +9,7 @@ use prost::Message;
 use wire::packet::{HEADER_BYTES, Header, Kind};
 use wire::proto::v1;
 use wire::report::{ChunkRange, Deficit, Report};
-use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -77,7 +77,7 @@ fn wire_seeds(directory: &Path) -> Outcome {
         [("symbol", header, &symbol[..]), ("sync", Header::sync(SessionId(1), 1000, StreamId(0), Sequence(10)), &[])]
     {
         let mut bytes = [0; HEADER_BYTES];
-        header.write(&mut bytes, symbol);
+        header.write(&mut bytes, Symbol::new(symbol));
         fs::write(directory.join("packet").join(name), [&bytes, symbol].concat())?;
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bpf::WantSet;
 use crossbeam_channel::Sender;
-use image::restore::{Buffer, BufferPool};
+use image::restore::{Buffer, BufferPool, RunningHash};
 use wire::packet::{Header, Kind};
 use wire::session::SessionParameters;
 use wire::{ChunkId, SessionId, SymbolIndex};
@@ -29,11 +29,21 @@ pub(super) enum Supply {
 /// Streams that are told apart; a session has 16 at most.
 const STREAMS_MAX: usize = 64;
 
+/// The hash of a chunk in assembly, as far as its source symbols came in order.
+#[derive(Default)]
+struct Ahead {
+    hash: RunningHash,
+    /// The source symbol that comes next. Once one is lost it does not come, and the rest is hashed when the chunk is whole.
+    next: u16,
+}
+
 /// The assembler with the memory that it decides over.
 pub(super) struct Collector {
     pub(super) assembler: Assembler,
     /// By entry: the buffer of the chunk in assembly.
     buffers: Vec<Option<Buffer>>,
+    /// By entry; empty when chunks are hashed by others.
+    ahead: Vec<Ahead>,
     in_assembly: usize,
     buffer_count: usize,
     pool: BufferPool,
@@ -55,9 +65,11 @@ pub(super) struct Collector {
 }
 
 impl Collector {
+    /// `hashes`: chunks are hashed here, while they come.
     pub(super) fn new(
         assembler: Assembler,
         buffer_count: usize,
+        hashes: bool,
         pool: BufferPool,
         wants: WantSet,
         parameters: &SessionParameters,
@@ -66,6 +78,7 @@ impl Collector {
         Collector {
             assembler,
             buffers: (0..buffer_count).map(|_| None).collect(),
+            ahead: (0..if hashes { buffer_count } else { 0 }).map(|_| Ahead::default()).collect(),
             in_assembly: 0,
             buffer_count,
             pool,
@@ -124,15 +137,29 @@ impl Collector {
             cell.copy_from_slice(symbol);
         }
         self.has_data = true;
+        if let Some(ahead) = self.ahead.get_mut(entry.0) {
+            if opens || evicted.is_some() {
+                ahead.hash.reset();
+                ahead.next = 0;
+            }
+            if cell == ahead.next {
+                ahead.next += 1;
+                // The last source symbol is padded: what it belongs to is hashed when the chunk is whole.
+                if let (false, Some(buffer)) = (completes, slot.as_ref()) {
+                    ahead.hash.extend(&buffer[..at + self.symbol_bytes]);
+                }
+            }
+        }
         if completes {
             let (completed, buffer) = (self.assembler.complete(entry), self.buffers[entry.0].take());
+            let hash = self.ahead.get(entry.0).map_or_else(RunningHash::new, |ahead| ahead.hash.clone());
             if let (Some(completed), Some(buffer)) = (completed, buffer) {
                 // From here on its packets end in the filter.
                 self.wants.clear(completed.chunk.0);
                 self.in_assembly -= 1;
                 // Fails only when the finisher has failed, which `Collector`'s owner learns from the verdicts' channel. There is
                 // room for as many chunks as there are buffers, so it never waits.
-                let _ = self.assembled.send(Assembled { completed, buffer });
+                let _ = self.assembled.send(Assembled { completed, buffer, hash });
             }
         }
     }
@@ -170,7 +197,7 @@ impl Collector {
         self.wants.clear(chunk.0);
         self.has_data = true;
         // See `symbol`.
-        let _ = self.assembled.send(Assembled { completed, buffer });
+        let _ = self.assembled.send(Assembled { completed, buffer, hash: RunningHash::new() });
         Supply::Taken
     }
 
@@ -253,14 +280,14 @@ mod tests {
     use super::*;
     use crate::assemble::AssembleConfig;
     use wire::packet::HEADER_BYTES;
-    use wire::{Sequence, StreamId};
+    use wire::{Sequence, StreamId, Symbol};
 
     const PARAMETERS: SessionParameters =
         SessionParameters { session: SessionId(7), symbol_bytes: 64, chunk_count: 1, chunk_bytes_max: 640 };
 
     fn packet(header: Header, symbol: &[u8]) -> Vec<u8> {
         let mut start = [0; HEADER_BYTES];
-        header.write(&mut start, symbol);
+        header.write(&mut start, Symbol::new(symbol));
         [&start, symbol].concat()
     }
 
@@ -269,7 +296,7 @@ mod tests {
         let config = AssembleConfig { parameters: PARAMETERS, chunks: vec![(ChunkId(0), 640)], wanted: Vec::new(), entries: 4 };
         let (assembled, _kept) = crossbeam_channel::unbounded();
         let pool = BufferPool::new(4, 1024).unwrap();
-        let mut collector = Collector::new(Assembler::new(config), 4, pool, WantSet::in_memory(2), &PARAMETERS, assembled);
+        let mut collector = Collector::new(Assembler::new(config), 4, true, pool, WantSet::in_memory(2), &PARAMETERS, assembled);
         let symbol_of = |stream: u16, number: u16| {
             let (kind, session, chunk) = (Kind::Symbol, PARAMETERS.session, ChunkId(0));
             let (symbol, sequence, stream) = (SymbolIndex(number), Sequence(number.into()), StreamId(stream));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use image::manifest::ChunkDescriptor;
-use image::restore::{Buffer, BufferPool, Writer, check_chunk, decode_chunk};
+use image::restore::{Buffer, BufferPool, RunningHash, Writer, check_chunk_from, decode_chunk_from};
 use image::{Codec, Manifest};
 use wire::ChunkId;
 use wire::erasure::Decoder;
@@ -23,6 +23,8 @@ const WRITE_POLL: Duration = Duration::from_micros(500);
 pub(super) struct Assembled {
     pub(super) completed: Completed,
     pub(super) buffer: Buffer,
+    /// Of its stored bytes, as far as it was begun.
+    pub(super) hash: RunningHash,
 }
 
 /// What became of it.
@@ -64,7 +66,7 @@ impl Checker {
     /// Checks a chunk, says what it found, and decompresses it where need be into the buffer that `take_raw` gives.
     fn check<E>(
         &mut self,
-        Assembled { completed, mut buffer }: Assembled,
+        Assembled { completed, mut buffer, hash }: Assembled,
         take_raw: impl FnOnce(&BufferPool) -> Result<Buffer, E>,
     ) -> Result<Option<Raw>, E> {
         let wire_id = completed.chunk;
@@ -83,10 +85,10 @@ impl Checker {
         let stored_bytes = descriptor.stored_bytes as usize;
         let (checked, raw_buffer) = match descriptor.codec {
             // Page-aligned and contiguous already: written from where it was assembled.
-            Codec::None => (check_plain(descriptor, &buffer[..stored_bytes]), buffer),
+            Codec::None => (check_plain(descriptor, &buffer[..stored_bytes], hash), buffer),
             Codec::Lz4 | Codec::Zstd => {
                 let mut raw = take_raw(&self.raw_pool)?;
-                let decoded = decode_chunk(descriptor, &buffer[..stored_bytes], &mut raw[..descriptor.raw_bytes as usize]);
+                let decoded = decode_chunk_from(descriptor, &buffer[..stored_bytes], hash, &mut raw[..descriptor.raw_bytes as usize]);
                 (decoded, raw)
             }
         };
@@ -122,11 +124,11 @@ impl Checker {
     }
 }
 
-fn check_plain(descriptor: &ChunkDescriptor, stored: &[u8]) -> image::Result<()> {
+fn check_plain(descriptor: &ChunkDescriptor, stored: &[u8], begun: RunningHash) -> image::Result<()> {
     if descriptor.stored_bytes != descriptor.raw_bytes {
         return Err(image::Error::Manifest(format!("chunk {} is not compressed and has two lengths", descriptor.id)));
     }
-    check_chunk(descriptor, stored)
+    check_chunk_from(descriptor, stored, begun)
 }
 
 /// Fills the cells of missing source symbols.

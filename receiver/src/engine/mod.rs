@@ -173,6 +173,8 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
     } = setup;
     let pool = BufferPool::new(plan.assembly_buffers, plan.assembly_buffer_bytes)?;
     let raw_pool = BufferPool::new(plan.raw_buffers, plan.raw_buffer_bytes)?;
+    pool.populate_when_idle();
+    raw_pool.populate_when_idle();
     let pools: &[&BufferPool] = if plan.raw_buffers > 0 { &[&pool, &raw_pool] } else { &[&pool] };
     let writer = Writer::new(target, &manifest, pools, WRITE_DEPTH)?;
     for note in writer.notes() {
@@ -235,7 +237,10 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
         progress.by_unicast.store(profile.unicast, Ordering::Relaxed);
         let streams = Streams::new(if profile.unicast { Vec::new() } else { streams });
         assembler.listen_to(streams.followed());
-        let collector = Collector::new(assembler, plan.assembly_buffers, pool.clone(), opened.filter.want_set(), &parameters, assembled_in);
+        // Where there are cores for workers these hash too, so that a fast stream has the intake's core for itself.
+        let hashes = workers == 0;
+        let wants = opened.filter.want_set();
+        let collector = Collector::new(assembler, plan.assembly_buffers, hashes, pool.clone(), wants, &parameters, assembled_in);
         collector.want(wanted_ids(), parameters.chunk_count);
 
         let started = Instant::now();

@@ -171,7 +171,7 @@ fn filter_config(parameters: &SessionParameters, groups: &[SocketAddr], on_wante
 mod tests {
     use super::*;
     use wire::packet::{Header, Kind};
-    use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+    use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
     const PARAMETERS: SessionParameters =
         SessionParameters { session: SessionId(7), symbol_bytes: 64, chunk_count: 10, chunk_bytes_max: 4096 };
@@ -187,7 +187,7 @@ mod tests {
             stream: StreamId(0),
         };
         let mut bytes = [0; HEADER_BYTES];
-        header.write(&mut bytes, &[]);
+        header.write(&mut bytes, Symbol::empty());
         bytes.to_vec()
     }
 

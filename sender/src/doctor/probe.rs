@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use wire::Symbol;
 use wire::doctor::{PROBE_STEPS_MAX, Probe, SMALL_SYMBOL_BYTES};
 
 use super::Ready;
@@ -69,6 +70,7 @@ fn wire_bits(ready: &Ready, symbol_bytes: u16) -> u64 {
 fn step(ready: &mut Ready, probe: &Probe, symbol_bytes: u16, stop: &AtomicBool) -> Result<u64, Error> {
     let mut symbol = vec![0; symbol_bytes.into()];
     probe.write(&mut symbol);
+    let symbol = Symbol::new(&symbol);
     let packet_bits = wire_bits(ready, symbol_bytes);
     let began = Instant::now();
     let mut sent = 0;
@@ -79,7 +81,7 @@ fn step(ready: &mut Ready, probe: &Probe, symbol_bytes: u16, stop: &AtomicBool) 
             std::thread::sleep(early);
         }
         let numbers = sent..probe.packets.min(sent + BATCH_PACKETS as u32);
-        let batch: Vec<Packet<'_>> = numbers.map(|number| Packet { header: probe.header(number), symbol: &symbol }).collect();
+        let batch: Vec<Packet<'_>> = numbers.map(|number| Packet { header: probe.header(number), symbol }).collect();
         sent += ready.opened.transmit.send(&batch)? as u32;
     }
     ready.opened.transmit.flush(Duration::from_secs(1));

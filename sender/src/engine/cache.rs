@@ -3,11 +3,13 @@
 use image::restore::{Buffer, BufferPool};
 use std::collections::HashMap;
 use std::sync::Arc;
-use wire::{ChunkId, SymbolIndex};
+use wire::{Checksums, ChunkId, Symbol, SymbolIndex};
 
 /// The source symbols of one chunk.
 pub(super) struct Chunk {
     buffer: Buffer,
+    /// Of each source symbol: made when the chunk has just been read and looked at, used however often its symbols are sent.
+    checksums: Vec<Checksums>,
     source_symbols: u16,
     symbol_bytes: usize,
 }
@@ -16,8 +18,10 @@ impl Chunk {
     /// Takes a buffer with `stored_bytes` of the chunk at its start and pads its last symbol with zeros. None when the buffer cannot
     /// hold that many symbols.
     pub(super) fn new(mut buffer: Buffer, stored_bytes: usize, source_symbols: u16, symbol_bytes: usize) -> Option<Chunk> {
-        buffer.get_mut(stored_bytes..usize::from(source_symbols) * symbol_bytes)?.fill(0);
-        Some(Chunk { buffer, source_symbols, symbol_bytes })
+        let source_bytes = usize::from(source_symbols) * symbol_bytes;
+        buffer.get_mut(stored_bytes..source_bytes)?.fill(0);
+        let checksums = buffer[..source_bytes].chunks_exact(symbol_bytes).map(Checksums::of).collect();
+        Some(Chunk { buffer, checksums, source_symbols, symbol_bytes })
     }
 
     /// K.
@@ -31,8 +35,9 @@ impl Chunk {
     }
 
     /// One source symbol; None when the chunk has none of that index.
-    pub(super) fn source(&self, index: SymbolIndex) -> Option<&[u8]> {
-        self.sources().chunks_exact(self.symbol_bytes).nth(index.0.into())
+    pub(super) fn source(&self, index: SymbolIndex) -> Option<Symbol<'_>> {
+        let bytes = self.sources().chunks_exact(self.symbol_bytes).nth(index.0.into())?;
+        Some(Symbol::with_checksums(bytes, *self.checksums.get(usize::from(index.0))?))
     }
 }
 
@@ -98,8 +103,8 @@ mod tests {
     fn the_last_symbol_is_padded_with_zeros() {
         let mut cache = Cache::new(BufferPool::new(1, 4096).unwrap());
         let chunk = load(&mut cache, 7).unwrap();
-        assert_eq!(chunk.source(SymbolIndex(0)), Some(&[7; 64][..]));
-        assert_eq!(chunk.source(SymbolIndex(1)).unwrap()[..37], [&[7; 36][..], &[0]].concat());
+        assert_eq!(chunk.source(SymbolIndex(0)), Some(Symbol::new(&[7; 64])));
+        assert_eq!(chunk.source(SymbolIndex(1)), Some(Symbol::new(&[&[7; 36][..], &[0; 28]].concat())));
         assert_eq!(chunk.source(SymbolIndex(2)), None);
     }
 

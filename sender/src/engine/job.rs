@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wire::erasure::{self, Encoder};
 use wire::packet::{Header, Kind};
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, StreamId, SymbolIndex};
+use wire::{Checksums, ChunkId, Sequence, StreamId, Symbol, SymbolIndex};
 
 /// Something to send on one stream.
 pub(super) enum Job {
@@ -46,6 +46,8 @@ pub(super) struct Symbols {
     /// Repair symbols counted from K, of which `repair` holds the cells.
     made: Range<u16>,
     repair: Vec<u8>,
+    /// Of each of the cells.
+    checksums: Vec<Checksums>,
 }
 
 impl Symbols {
@@ -63,14 +65,16 @@ impl Symbols {
         if !made.is_empty() {
             encoder.encode_some(k, chunk.sources(), made.clone(), &mut repair)?;
         }
-        Ok(Symbols { id, chunk, made, repair })
+        let checksums = repair.chunks_exact(symbol_bytes.max(1)).map(Checksums::of).collect();
+        Ok(Symbols { id, chunk, made, repair, checksums })
     }
 
-    fn get(&self, index: SymbolIndex) -> Option<&[u8]> {
+    fn get(&self, index: SymbolIndex) -> Option<Symbol<'_>> {
         let k = self.chunk.source_symbols();
         let Some(repair) = index.0.checked_sub(k) else { return self.chunk.source(index) };
         let cell = usize::from(repair.checked_sub(self.made.start)?);
-        self.repair.chunks_exact((self.repair.len() / self.made.len().max(1)).max(1)).nth(cell)
+        let bytes = self.repair.chunks_exact((self.repair.len() / self.made.len().max(1)).max(1)).nth(cell)?;
+        Some(Symbol::with_checksums(bytes, *self.checksums.get(cell)?))
     }
 }
 
@@ -87,7 +91,7 @@ impl Job {
     pub(super) fn packet<'a>(&'a self, position: usize, parameters: &SessionParameters) -> Option<Packet<'a>> {
         let sync = |stream, sequence| {
             let header = Header::sync(parameters.session, parameters.chunk_count, stream, sequence);
-            Some(Packet { header, symbol: &[] })
+            Some(Packet { header, symbol: Symbol::empty() })
         };
         match self {
             Job::Sync { stream, sequence } => (position == 0).then(|| sync(*stream, *sequence)).flatten(),
@@ -154,15 +158,15 @@ mod tests {
         assert_eq!(order, [(20, 0), (30, 1), (20, 1), (20, 2), (20, 5), (20, 4), (50, 0)]);
         for (at, packet) in packets.iter().enumerate() {
             assert_eq!(packet.header.sequence, Sequence(u32::MAX).after(at as u32));
-            assert!(parameters.admits(&packet.header, packet.symbol, |id| Some(if id == 20 { 192 } else { 128 })));
+            assert!(parameters.admits(&packet.header, packet.symbol.bytes(), |id| Some(if id == 20 { 192 } else { 128 })));
         }
-        assert_eq!(packets[1].symbol, [1; 64]);
+        assert_eq!(packets[1].symbol, Symbol::new(&[1; 64]));
         assert_eq!(packets[6].header.kind, Kind::Sync);
         // Repair symbols are those of a full encoding.
         let mut all = vec![0; usize::from(erasure::repair_symbols(3)) * 64];
         encoder.encode(3, a.sources(), &mut all).unwrap();
-        assert_eq!(packets[4].symbol, &all[2 * 64..3 * 64]);
-        assert_eq!(packets[5].symbol, &all[64..2 * 64]);
+        assert_eq!(packets[4].symbol, Symbol::new(&all[2 * 64..3 * 64]));
+        assert_eq!(packets[5].symbol, Symbol::new(&all[64..2 * 64]));
     }
 
     #[test]

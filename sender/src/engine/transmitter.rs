@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wire::packet::{Header, Kind};
 use wire::session::SessionParameters;
-use wire::{Sequence, StreamId};
+use wire::{Sequence, StreamId, Symbol};
 
 /// Packets between two looks at the clock at full rate. With the catch-up of as many, at most 64 packets leave back to back, which
 /// the shallowest switch buffers and a 256-slot ring take.
@@ -92,7 +92,7 @@ impl Transmitter {
             let Waiting { pacer, jobs: queue, sent } = &mut waiting[line];
             let Some(job) = queue.front() else { continue };
             let most = batch_packets(self.lines[line].rate(), full_bytes);
-            let filler = Packet { header: Header::sync(parameters.session, 0, job.stream(), Sequence(0)), symbol: &[] };
+            let filler = Packet { header: Header::sync(parameters.session, 0, job.stream(), Sequence(0)), symbol: Symbol::empty() };
             let mut batch = [filler; BATCH_PACKETS_MAX];
             let mut count = 0;
             let mut sent_bytes = 0;

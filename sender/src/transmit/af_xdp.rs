@@ -262,7 +262,7 @@ impl AfXdp {
         if parts > slots {
             return Ok(0);
         }
-        let mut rest = packet.symbol;
+        let mut rest = packet.symbol.bytes();
         for part in 0..parts {
             let Some(mut frame) = self.free.pop() else { break };
             {
@@ -392,7 +392,7 @@ mod tests {
     use super::*;
     use wire::frame::MacAddress;
     use wire::packet::Header;
-    use wire::{ChunkId, Sequence, SessionId, StreamId, SymbolIndex};
+    use wire::{ChunkId, Sequence, SessionId, StreamId, Symbol, SymbolIndex};
 
     #[test]
     fn ordinary_packets_take_half_a_page_and_jumbo_ones_several() {
@@ -423,7 +423,7 @@ mod tests {
         };
         let symbol = [0xAB; 64];
         let mut frame = vec![0; template.header_bytes() + HEADER_BYTES + symbol.len()];
-        let packet = Packet { header, symbol: &symbol };
+        let packet = Packet { header, symbol: Symbol::new(&symbol) };
         write_start(&template, &packet, &mut frame).unwrap().copy_from_slice(&symbol);
         assert_eq!(Header::parse(&frame[42..]), Ok((header, &symbol[..])));
         assert_eq!(&frame[..3], &[0x01, 0x00, 0x5E]);

@@ -13,6 +13,7 @@ use crate::interface::Interface;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use wire::Symbol;
 use wire::packet::{HEADER_BYTES, Header};
 
 /// How long [`Transmit::send`] waits at most for room before it returns.
@@ -27,13 +28,13 @@ pub struct Packet<'a> {
     /// The discus header; its CRC is made when the packet is written.
     pub header: Header,
     /// The symbol.
-    pub symbol: &'a [u8],
+    pub symbol: Symbol<'a>,
 }
 
 impl Packet<'_> {
     /// Bytes of the UDP payload.
     pub fn payload_bytes(&self) -> usize {
-        HEADER_BYTES + self.symbol.len()
+        HEADER_BYTES + self.symbol.bytes().len()
     }
 }
 

@@ -67,7 +67,7 @@ impl Udp {
         let mut buffers = [IoSlice::new(&[]); 2 * SEGMENTS_MAX];
         for (at, (packet, header)) in packets[..count].iter().zip(&self.headers).enumerate() {
             buffers[2 * at] = IoSlice::new(header);
-            buffers[2 * at + 1] = IoSlice::new(packet.symbol);
+            buffers[2 * at + 1] = IoSlice::new(packet.symbol.bytes());
         }
         let control = segment_control(first.payload_bytes() as u16);
         let message = MsgHdr::new().with_buffers(&buffers[..2 * count]);
@@ -78,7 +78,7 @@ impl Udp {
 
     fn send_separate(&self, socket: &Socket, packets: &[Packet<'_>]) -> io::Result<usize> {
         let buffers: Vec<[IoSlice<'_>; 2]> =
-            packets.iter().zip(&self.headers).map(|(packet, header)| [IoSlice::new(header), IoSlice::new(packet.symbol)]).collect();
+            packets.iter().zip(&self.headers).map(|(packet, header)| [IoSlice::new(header), IoSlice::new(packet.symbol.bytes())]).collect();
         let mut controls: Vec<SendAncillaryBuffer<'_, '_, '_>> = packets.iter().map(|_| SendAncillaryBuffer::default()).collect();
         let mut messages: Vec<MMsgHdr<'_>> =
             buffers.iter().zip(&mut controls).map(|(buffers, control)| MMsgHdr::new(buffers, control)).collect();
@@ -220,12 +220,12 @@ fn on_link(address: SocketAddr, index: u32) -> SockAddr {
 mod tests {
     use super::*;
     use wire::packet::Header;
-    use wire::{Sequence, SessionId, StreamId};
+    use wire::{Sequence, SessionId, StreamId, Symbol};
 
     fn packets(lengths: &[usize]) -> Vec<Packet<'static>> {
         static SYMBOL: [u8; 9000] = [0x5A; 9000];
         let header = |sequence| Header::sync(SessionId(1), 1, StreamId(0), Sequence(sequence));
-        lengths.iter().enumerate().map(|(at, &bytes)| Packet { header: header(at as u32), symbol: &SYMBOL[..bytes] }).collect()
+        lengths.iter().enumerate().map(|(at, &bytes)| Packet { header: header(at as u32), symbol: Symbol::new(&SYMBOL[..bytes]) }).collect()
     }
 
     #[test]
@@ -258,7 +258,7 @@ mod tests {
             for packet in &packets {
                 let mut datagram = [0; 2000];
                 let bytes = receiver.recv(&mut datagram).unwrap();
-                assert_eq!(Header::parse(&datagram[..bytes]), Ok((packet.header, packet.symbol)));
+                assert_eq!(Header::parse(&datagram[..bytes]), Ok((packet.header, packet.symbol.bytes())));
             }
         }
     }
