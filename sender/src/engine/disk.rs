@@ -1,9 +1,10 @@
 //! Reads of chunk records into page-aligned buffers, several in flight: io_uring with O_DIRECT and registered buffers; where one of
-//! these is not to be had, the next best.
+//! these is not to be had, the next best. What the page cache holds is copied from there.
 #![allow(unsafe_code)]
 
+use super::page_cache::PageCache;
 use image::PAGE_BYTES;
-use image::restore::{Buffer, BufferPool};
+use image::restore::{Buffer, BufferPool, RegisteredBuffers};
 use io_uring::{IoUring, opcode, types};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -14,6 +15,9 @@ use std::path::Path;
 
 /// Reads in flight: two groups of 16 chunks, 8 MiB, keep an NVMe drive at its full rate.
 const READS_MAX: usize = 32;
+
+/// Copies from the page cache that wait to be taken: what is taken soon is still in the processor's cache when it is hashed.
+const COPIES_MAX: usize = 4;
 
 /// A read that has ended.
 pub(super) struct Finished {
@@ -29,10 +33,12 @@ pub(super) struct Finished {
 pub(super) struct Disk {
     file: File,
     direct: bool,
+    /// None: not asked, or all reads go through it anyway.
+    page_cache: Option<PageCache>,
     /// None: reads are done one at a time by pread.
     ring: Option<IoUring>,
-    /// Starts of the registered buffers, ascending; the position is the number that the kernel knows one by. Empty: not registered.
-    registered: Vec<usize>,
+    /// What the ring knows by number; none without a ring.
+    registered: Option<RegisteredBuffers>,
     /// Reads that the kernel works on; the position is their user data.
     in_flight: Vec<Option<Read>>,
     finished: VecDeque<Finished>,
@@ -52,7 +58,7 @@ struct Read {
 }
 
 impl Disk {
-    /// Opens `path` to be read into buffers of `pool`, none of which may be in use yet.
+    /// Opens `path` to be read into buffers of `pool`.
     ///
     /// # Errors
     /// When the file cannot be opened.
@@ -65,24 +71,29 @@ impl Disk {
         };
         // A kernel without io_uring, or where it is forbidden, still reads.
         let ring = IoUring::new(READS_MAX as u32 * 2).ok();
-        let registered = ring.as_ref().map(|ring| register(ring, pool)).unwrap_or_default();
+        let registered = ring.as_ref().map(|ring| RegisteredBuffers::new(ring, &[pool]));
         let in_flight = (0..READS_MAX).map(|_| None).collect();
-        Ok(Disk { file, direct, ring, registered, in_flight, finished: VecDeque::new() })
+        let page_cache = if direct { PageCache::open(path) } else { None };
+        Ok(Disk { file, direct, page_cache, ring, registered, in_flight, finished: VecDeque::new() })
     }
 
     /// One line on how reads are done.
     pub(super) fn description(&self) -> String {
-        let cache = if self.direct { "O_DIRECT" } else { "through the page cache, the filesystem refuses O_DIRECT" };
-        match (&self.ring, self.registered.is_empty()) {
-            (Some(_), false) => format!("io_uring, {cache}, registered buffers"),
-            (Some(_), true) => format!("io_uring, {cache}, buffers not registered (memory lock limit)"),
-            (None, _) => format!("pread, {cache} (io_uring is not available)"),
+        let cache = match (self.direct, &self.page_cache) {
+            (true, Some(_)) => "O_DIRECT but for what is in the page cache",
+            (true, None) => "O_DIRECT",
+            (false, _) => "through the page cache, the filesystem refuses O_DIRECT",
+        };
+        match self.registered.as_ref().map(RegisteredBuffers::refused) {
+            Some(None) => format!("io_uring, {cache}, registered buffers"),
+            Some(Some(error)) => format!("io_uring, {cache}, buffers not registered ({error}; the memory lock limit?)"),
+            None => format!("pread, {cache} (io_uring is not available)"),
         }
     }
 
     /// Whether another read can be started.
     pub(super) fn has_room(&self) -> bool {
-        self.in_flight.iter().any(Option::is_none)
+        self.finished.len() < COPIES_MAX && self.in_flight.iter().any(Option::is_none)
     }
 
     /// Whether reads are under way or finished ones wait to be taken.
@@ -98,6 +109,11 @@ impl Disk {
         let length_bytes = needed_bytes.next_multiple_of(PAGE_BYTES);
         if length_bytes > buffer.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the chunk is larger than its buffer"));
+        }
+        let mut buffer = buffer;
+        if self.page_cache.as_ref().is_some_and(|cache| cache.read(offset, &mut buffer[..needed_bytes])) {
+            self.finished.push_back(Finished { token, buffer, outcome: Ok(()) });
+            return Ok(());
         }
         let mut read = Read { token, offset, length_bytes, done_bytes: 0, reached_bytes: 0, needed_bytes, buffer };
         if self.ring.is_none() {
@@ -148,9 +164,10 @@ impl Disk {
         // SAFETY: done_bytes stays below the buffer's length.
         let target = unsafe { start.add(read.done_bytes) };
         let fd = types::Fd(self.file.as_raw_fd());
-        let entry = match self.registered.binary_search(&(start as usize)) {
-            Ok(number) => opcode::ReadFixed::new(fd, target, length, number as u16).offset(offset).build(),
-            Err(_) => opcode::Read::new(fd, target, length).offset(offset).build(),
+        let number = self.registered.as_mut().and_then(|registered| registered.number(ring, &mut read.buffer));
+        let entry = match number {
+            Some(number) => opcode::ReadFixed::new(fd, target, length, number).offset(offset).build(),
+            None => opcode::Read::new(fd, target, length).offset(offset).build(),
         };
         // SAFETY: the buffer is ours alone and stays in `in_flight` until the kernel has reported the read's end (see `Drop`); file and
         // ring live as long.
@@ -236,22 +253,6 @@ impl Drop for Disk {
     }
 }
 
-/// Registers every buffer of the pool and returns their starts, or nothing when the kernel refuses.
-fn register(ring: &IoUring, pool: &BufferPool) -> Vec<usize> {
-    let mut buffers: Vec<Buffer> = std::iter::from_fn(|| pool.take()).collect();
-    // Ascending, so that the number of a buffer is found by its address.
-    buffers.sort_by_key(|buffer| buffer.as_ptr() as usize);
-    let ranges: Vec<libc::iovec> =
-        buffers.iter_mut().map(|buffer| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() }).collect();
-    // SAFETY: the memory belongs to the pool, and the pool's region stays mapped for as long as any buffer of it is in use; a
-    // registered buffer is read into only while the `Disk` holds it. The kernel pins the pages, so even an unmapped region is no
-    // memory of anybody else's.
-    match unsafe { ring.submitter().register_buffers(&ranges) } {
-        Ok(()) => buffers.iter().map(|buffer| buffer.as_ptr() as usize).collect(),
-        Err(_) => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,11 +272,18 @@ mod tests {
         disk
     }
 
+    /// As if nothing of the file were in memory.
+    fn from_disk(mut disk: Disk) -> Disk {
+        disk.page_cache = None;
+        disk
+    }
+
     #[test]
-    fn many_reads_end_with_their_own_pages_with_io_uring_and_without() {
+    fn many_reads_end_with_their_own_pages_with_io_uring_and_without_and_from_the_page_cache() {
         let (_directory, path) = numbered_pages(128);
         let pool = BufferPool::new(READS_MAX, 2 * PAGE_BYTES).unwrap();
-        for mut disk in [Disk::open(&path, &pool).unwrap(), without_ring(Disk::open(&path, &pool).unwrap())] {
+        let open = || Disk::open(&path, &pool).unwrap();
+        for mut disk in [open(), from_disk(open()), without_ring(from_disk(open()))] {
             let mut started = 0;
             let mut seen = [false; 127];
             while seen.contains(&false) {
@@ -301,19 +309,20 @@ mod tests {
         let (_directory, path) = numbered_pages(1);
         OpenOptions::new().append(true).open(&path).unwrap().write_all(&[9; 100]).unwrap();
         let pool = BufferPool::new(2, 2 * PAGE_BYTES).unwrap();
-        let mut disk = Disk::open(&path, &pool).unwrap();
-        for (needed_bytes, good) in [(PAGE_BYTES + 100, true), (PAGE_BYTES + 101, false)] {
-            disk.start(0, 0, needed_bytes, pool.take().unwrap()).unwrap();
-            assert_eq!(disk.finish(true).unwrap().unwrap().outcome.is_ok(), good);
+        for mut disk in [Disk::open(&path, &pool).unwrap(), from_disk(Disk::open(&path, &pool).unwrap())] {
+            for (needed_bytes, good) in [(PAGE_BYTES + 100, true), (PAGE_BYTES + 101, false)] {
+                disk.start(0, 0, needed_bytes, pool.take().unwrap()).unwrap();
+                assert_eq!(disk.finish(true).unwrap().unwrap().outcome.is_ok(), good);
+            }
+            assert!(disk.start(0, 0, 3 * PAGE_BYTES, pool.take().unwrap()).is_err(), "no room in the buffer");
         }
-        assert!(disk.start(0, 0, 3 * PAGE_BYTES, pool.take().unwrap()).is_err(), "no room in the buffer");
     }
 
     #[test]
     fn reads_under_way_keep_their_buffers_until_they_have_ended() {
         let (_directory, path) = numbered_pages(8);
         let pool = BufferPool::new(4, PAGE_BYTES).unwrap();
-        let mut disk = Disk::open(&path, &pool).unwrap();
+        let mut disk = from_disk(Disk::open(&path, &pool).unwrap());
         for page in 0..4 {
             disk.start(page, page * PAGE_BYTES as u64, PAGE_BYTES, pool.take().unwrap()).unwrap();
         }

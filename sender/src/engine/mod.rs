@@ -15,6 +15,7 @@ mod disk;
 mod dispatch;
 mod job;
 mod pace;
+mod page_cache;
 mod priorities;
 mod quorum;
 mod reader;
@@ -183,6 +184,7 @@ impl Engine {
         let buffers_min = (jobs_max + 1) * GROUP_CHUNKS_MAX;
         let buffers = (config.cache_bytes / buffer_bytes).min(pack.chunks().len().max(1)).max(buffers_min);
         let pool = BufferPool::new(buffers, buffer_bytes).map_err(Error::Memory)?;
+        pool.populate_when_idle();
 
         // Room for a notice of each job, an error of each thread and some stops: the data path allocates nothing for them.
         let (notices, notices_out) = bounded(jobs_max + NOTICES_SPARE);
