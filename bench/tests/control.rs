@@ -173,6 +173,7 @@ fn a_receiver_enrols_reports_completes_and_is_acknowledged() {
         packets_sent: 100,
         loss_runs: 1,
         restore_bytes_per_second: 0,
+        corrupt: vec![ChunkId(99)],
         backlog_permille: 250,
     };
     link.send(ToSender::Report(report.clone()));

@@ -241,6 +241,10 @@ fn the_operators_cap_holds_while_it_runs() {
     }
 }
 
+fn is_sync_after(last: Option<Header>, position: wire::Sequence) -> bool {
+    last.is_some_and(|last| last.kind == Kind::Sync && last.sequence.since(position) > 0)
+}
+
 #[test]
 fn a_deficit_is_answered_with_symbols_that_mend_the_chunk() {
     let fixture = Fixture::new(3);
@@ -268,9 +272,6 @@ fn a_deficit_is_answered_with_symbols_that_mend_the_chunk() {
         answer.symbols.keys().filter(|(chunk, index)| *chunk == ChunkId(0) && helps(*index, missing)).count() >= 4
     };
     // Like real receivers they report at a sync, and again at each later one.
-    let is_sync_after = |last: Option<Header>, position: wire::Sequence| {
-        last.is_some_and(|last| last.kind == Kind::Sync && last.sequence.since(position) > 0)
-    };
     let before = answer.last.unwrap().sequence;
     if answer.last.unwrap().kind != Kind::Sync {
         answer.take(&fixture, &packets, |answer| is_sync_after(answer.last, before));
@@ -314,18 +315,43 @@ fn assert_mended(fixture: &Fixture, sources: &[u8]) {
 }
 
 #[test]
-fn a_damaged_chunk_is_not_sent_and_named() {
+fn a_chunk_that_does_not_match_its_hash_at_a_receiver_is_checked_and_a_damaged_one_ends_the_run() {
     let fixture = Fixture::new(20);
     fixture.damage(17, 5_000);
     let (wire, packets) = unbounded();
     let (engine, events) = fixture.start(Wire(wire), 10_000_000_000);
     fixture.join(&events);
+    let mut collected = Collected::default();
+    // As a receiver does that has got everything and found that it lacks all of one chunk after all.
+    let complain = |collected: &Collected, chunk: ChunkId| {
+        let position = collected.last.unwrap().sequence;
+        let symbols = fixture.parameters.source_symbols(fixture.pack.chunks()[chunk.index()].stored_bytes);
+        let others = (0..20).map(ChunkId).filter(|&other| other != chunk);
+        let report = Report {
+            passed: vec![(STREAM, position)],
+            completed: ChunkRange::from_sorted(others.filter(|other| other.0 != 17)),
+            deficits: vec![Deficit { chunk, symbols, missing: Vec::new() }],
+            corrupt: vec![chunk],
+            ..Report::default()
+        };
+        events.send(ControlEvent::Reported { receiver: RECEIVER, report }).unwrap();
+        position
+    };
+    collected.take(&fixture, &packets, |collected| collected.is_complete(&fixture));
+    // Chunk 3 is as it should be: it is sent again, all of it.
+    let position = complain(&collected, ChunkId(3));
+    let mut again = Collected::default();
+    let k = usize::from(fixture.parameters.source_symbols(fixture.pack.chunks()[3].stored_bytes));
+    let of_three = |again: &Collected| again.symbols.keys().filter(|(chunk, _)| *chunk == ChunkId(3)).count();
+    again.take(&fixture, &packets, |again| of_three(again) == k && is_sync_after(again.last, position));
+    assert!(engine.wait(Duration::ZERO).is_none());
+    // Chunk 17 is not.
+    complain(&again, ChunkId(17));
     let Ended::Failed(error) = ended(&engine) else { panic!("not failed") };
     assert!(matches!(error, Error::Rotten { .. }));
     let message = error.to_string();
     assert!(message.contains("chunk 17") && message.contains("discus verify"), "{message}");
     drop(engine);
-    assert!(packets.iter().all(|(header, _)| header.chunk != ChunkId(17)));
 }
 
 #[test]

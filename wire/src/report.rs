@@ -9,6 +9,8 @@ pub const MISSING_LISTED_MAX: usize = 16;
 /// Most deficits in one report: 16 interleaved chunks a group, and room for many groups between two reports. What does not fit
 /// follows in the next report. 4096 entries of at most 60 bytes stay far below gRPC's 4 MiB message limit.
 pub const DEFICITS_PER_REPORT_MAX: usize = 4096;
+/// Most corrupt chunks in one report: each is a defect somewhere, and what is not named now is named when it has come again.
+pub const CORRUPT_PER_REPORT_MAX: usize = 64;
 /// Most ranges of completed chunks in one report.
 pub const RANGES_PER_REPORT_MAX: usize = 16_384;
 
@@ -55,6 +57,8 @@ pub struct Report {
     pub backlog_permille: u16,
     /// Bytes of stored chunks a second that the receiver has lately shown that it restores; 0: nothing new is known.
     pub restore_bytes_per_second: u64,
+    /// Chunks that had enough symbols and did not match their hash, and are wanted again.
+    pub corrupt: Vec<ChunkId>,
 }
 
 /// Why a peer's report is refused.
@@ -126,6 +130,10 @@ impl Report {
         if message.deficits.len() > DEFICITS_PER_REPORT_MAX {
             return Err(ReportError::TooMany("deficits"));
         }
+        if message.corrupt.len() > CORRUPT_PER_REPORT_MAX {
+            return Err(ReportError::TooMany("corrupt chunks"));
+        }
+        let corrupt = |&chunk: &u32| if chunk < chunk_count { Ok(ChunkId(chunk)) } else { Err(ReportError::Chunk(chunk.into())) };
         let passed = |position: &v1::StreamPosition| {
             let stream = u16::try_from(position.stream).map_err(|_| ReportError::Range("stream id"))?;
             Ok((StreamId(stream), Sequence(position.sequence)))
@@ -153,6 +161,7 @@ impl Report {
             loss_runs: message.loss_runs,
             restore_bytes_per_second: message.restore_bytes_per_second,
             backlog_permille: u16::try_from(message.backlog_permille.min(1000)).unwrap_or(1000),
+            corrupt: message.corrupt.iter().map(corrupt).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -174,6 +183,7 @@ impl From<&Report> for v1::Report {
             backlog_permille: report.backlog_permille.into(),
             loss_runs: report.loss_runs,
             restore_bytes_per_second: report.restore_bytes_per_second,
+            corrupt: report.corrupt.iter().map(|chunk| chunk.0).collect(),
         }
     }
 }
@@ -217,6 +227,7 @@ mod tests {
                     .collect(),
                 packets_seen: seen, packets_sent: sent, loss_runs: seen ^ sent, backlog_permille: backlog,
                 restore_bytes_per_second: seen,
+                corrupt: vec![ChunkId(99), ChunkId(3)],
             };
             prop_assert_eq!(Report::checked(&v1::Report::from(&report), 100), Ok(report));
         }

@@ -89,6 +89,7 @@ impl Holding {
             loss_runs: std::mem::take(&mut self.runs).min(packets_sent),
             backlog_permille: 0,
             restore_bytes_per_second: 0,
+            corrupt: Vec::new(),
         })
     }
 

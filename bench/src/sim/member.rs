@@ -508,6 +508,7 @@ impl Member {
             packets_sent: random.below(1_000),
             loss_runs: random.below(500),
             restore_bytes_per_second: random.below(1 << 40),
+            corrupt: Vec::new(),
             backlog_permille: random.below(1_500) as u16,
         };
         if let Some((receiver, _)) = self.connection {

@@ -104,6 +104,7 @@ fn wire_seeds(directory: &Path) -> Outcome {
         packets_seen: 99,
         packets_sent: 101,
         backlog_permille: 500,
+        corrupt: vec![ChunkId(7)],
         ..Report::default()
     };
     let ready = v1::Ready { receiver_id: 1, want: ranges.into_iter().map(Into::into).collect(), ..v1::Ready::default() };

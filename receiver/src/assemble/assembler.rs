@@ -63,6 +63,8 @@ pub struct Assembler {
     pending: Vec<Waiting>,
     /// Verified and not reported.
     verified: Vec<ChunkId>,
+    /// Found corrupt and not reported.
+    corrupt: Vec<ChunkId>,
     /// The streams that count; `None`: all.
     listening: Option<BTreeSet<StreamId>>,
     /// Of the streams that count.
@@ -140,6 +142,7 @@ impl Assembler {
             unfinished,
             pending: Vec::with_capacity(entries_used),
             verified: Vec::new(),
+            corrupt: Vec::new(),
             listening: None,
             positions: Positions::default(),
             strays: Positions::default(),
@@ -300,6 +303,7 @@ impl Assembler {
     pub fn corrupt(&mut self, chunk: ChunkId) {
         let Some(index) = self.index(chunk).filter(|&index| self.chunks[index].state == State::Pending) else { return };
         self.pending.retain(|waiting| waiting.chunk != index);
+        self.note_corrupt(chunk);
         self.give_up(index);
         self.news = true;
     }

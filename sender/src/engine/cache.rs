@@ -74,6 +74,11 @@ impl Cache {
         self.chunks.insert(id, Entry { chunk, used_at: self.clock });
     }
 
+    /// Forgets a chunk, so that it is read again.
+    pub(super) fn remove(&mut self, id: ChunkId) {
+        self.chunks.remove(&id);
+    }
+
     /// A buffer to read another chunk into; None while all are in use.
     pub(super) fn buffer(&mut self) -> Option<Buffer> {
         if let Some(buffer) = self.pool.take() {

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, select_biased};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use wire::{Micros, StreamId};
+use wire::{ChunkId, Micros, StreamId};
 
 /// Jobs of a stream between the dispatcher and the wire: one is being sent, one is ready, one is being read. At 5 Gbit/s a full group
 /// of 16 chunks lasts 7 ms.
@@ -77,6 +77,8 @@ pub(super) struct Dispatcher {
     pub(super) events: Receiver<ControlEvent>,
     pub(super) notices: Receiver<Notice>,
     pub(super) requests: Sender<Request>,
+    /// To the reader: chunks that did not match their hash at a receiver.
+    pub(super) suspects: Sender<ChunkId>,
     pub(super) progress: Arc<Mutex<Progress>>,
     pub(super) started: Instant,
     pub(super) first_group: Option<Instant>,
@@ -197,7 +199,13 @@ impl Dispatcher {
                 }
                 return;
             }
-            ControlEvent::Reported { receiver, report } => Event::Reported { receiver, report },
+            ControlEvent::Reported { receiver, report } => {
+                // What there is no room for is named again when it has come again.
+                for &chunk in &report.corrupt {
+                    let _ = self.suspects.try_send(chunk);
+                }
+                Event::Reported { receiver, report }
+            }
             ControlEvent::Left { receiver, outcome } => {
                 let departure = match outcome {
                     Outcome::Completed => Departure::Completed,

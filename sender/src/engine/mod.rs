@@ -43,7 +43,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use transmitter::{Line, StreamState, Transmitter};
-use wire::report::ChunkRange;
+use wire::report::{CORRUPT_PER_REPORT_MAX, ChunkRange};
 use wire::session::SessionParameters;
 use wire::{ChunkId, StreamId};
 
@@ -189,6 +189,7 @@ impl Engine {
         // Room for a notice of each job, an error of each thread and some stops: the data path allocates nothing for them.
         let (notices, notices_out) = bounded(jobs_max + NOTICES_SPARE);
         let (requests, requests_out) = bounded(jobs_max);
+        let (suspects, suspects_out) = bounded(CORRUPT_PER_REPORT_MAX);
         let (ended_in, ended) = bounded(1);
         let stop = Arc::new(AtomicBool::new(false));
         let progress = Arc::new(Mutex::new(Progress::default()));
@@ -229,6 +230,7 @@ impl Engine {
             events,
             notices: notices_out,
             requests,
+            suspects,
             progress,
             started: Instant::now(),
             first_group: None,
@@ -254,7 +256,7 @@ impl Engine {
         let slot =
             |(stream, state): (&Stream, &Arc<StreamState>)| StreamSlot { id: stream.id, state: Arc::clone(state), jobs_under_way: 0 };
         dispatcher.streams = streams.iter().zip(&engine.states).map(slot).collect();
-        let mut reader = Reader::open(pack, parameters, pool, jobs)?;
+        let mut reader = Reader::open(pack, parameters, pool, suspects_out, jobs)?;
         engine.reader_description = reader.description();
         let reader_core = cores.reader();
         engine.spawn("read", move || {

@@ -1,5 +1,8 @@
-//! The reader thread: takes groups from the dispatcher in the order of sending, reads their chunks ahead of time, checks each chunk's
-//! BLAKE3 the first time it is read, makes repair symbols, and passes complete jobs on to the transmitter.
+//! The reader thread: takes groups from the dispatcher in the order of sending, reads their chunks ahead of time, makes repair symbols, and passes
+//! complete jobs on to the transmitter.
+//!
+//! Every receiver hashes every chunk before it writes it, so the sender does not as a rule: it would cost as much as everything else that is done here. A chunk
+//! that a receiver says does not match its hash is read once more and checked, once, which tells a damaged pack from a receiver's own defect.
 
 use super::Error;
 use super::cache::{Cache, Chunk};
@@ -39,12 +42,26 @@ pub(super) struct Reader {
     disk: Disk,
     cache: Cache,
     encoder: Encoder,
-    /// By chunk id: whether its BLAKE3 has matched.
-    verified: Vec<bool>,
+    /// By chunk id.
+    soundness: Vec<Soundness>,
+    /// Chunks that did not match their hash at a receiver.
+    suspects: Receiver<ChunkId>,
     loading: HashSet<ChunkId>,
     pending: VecDeque<Pending>,
     /// To the transmitter.
     jobs: Sender<Job>,
+}
+
+/// What is known of a chunk in the pack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Soundness {
+    /// Nobody has complained.
+    #[default]
+    Assumed,
+    /// Somebody has: it is checked when it is read next.
+    Doubted,
+    /// Its BLAKE3 has matched.
+    Checked,
 }
 
 struct Pending {
@@ -69,16 +86,22 @@ pub(super) fn chunk_buffer_bytes(parameters: &SessionParameters) -> usize {
 }
 
 impl Reader {
-    /// Opens the pack's file for reading into `pool`.
+    /// Opens the pack's file for reading into `pool`. Of `suspects` receivers say that they did not match their hash.
     ///
     /// # Errors
     /// [`Error::OpenPack`].
-    pub(super) fn open(pack: Arc<Pack>, parameters: SessionParameters, pool: BufferPool, jobs: Sender<Job>) -> Result<Reader, Error> {
+    pub(super) fn open(
+        pack: Arc<Pack>,
+        parameters: SessionParameters,
+        pool: BufferPool,
+        suspects: Receiver<ChunkId>,
+        jobs: Sender<Job>,
+    ) -> Result<Reader, Error> {
         let disk = Disk::open(pack.path(), &pool).map_err(|source| Error::OpenPack { path: pack.path().to_owned(), source })?;
-        let verified = vec![false; pack.chunks().len()];
+        let soundness = vec![Soundness::default(); pack.chunks().len()];
         let encoder = Encoder::new(parameters.symbol_bytes);
         let (cache, loading, pending) = (Cache::new(pool), HashSet::new(), VecDeque::new());
-        Ok(Reader { pack, parameters, disk, cache, encoder, verified, loading, pending, jobs })
+        Ok(Reader { pack, parameters, disk, cache, encoder, soundness, suspects, loading, pending, jobs })
     }
 
     /// One line on how the pack is read.
@@ -99,6 +122,7 @@ impl Reader {
             while let Ok(request) = requests.try_recv() {
                 self.accept(request);
             }
+            self.doubt_suspects();
             self.start_reads()?;
             if !self.pass_on()? {
                 return Ok(());
@@ -130,6 +154,16 @@ impl Reader {
         self.pending.push_back(Pending { request, chunks });
     }
 
+    /// Chunks that are doubted are wanted again, and so will be read soon.
+    fn doubt_suspects(&mut self) {
+        while let Ok(chunk) = self.suspects.try_recv() {
+            if let Some(soundness @ Soundness::Assumed) = self.soundness.get_mut(chunk.index()) {
+                *soundness = Soundness::Doubted;
+                self.cache.remove(chunk);
+            }
+        }
+    }
+
     /// Starts as many of the reads that the pending groups need, in their order, as there is room for.
     fn start_reads(&mut self) -> Result<(), Error> {
         for group in 0..self.pending.len() {
@@ -158,7 +192,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Checks a chunk that has been read, and gives it to every group that waits for it.
+    /// Checks a chunk that has been read, if it is doubted, and gives it to every group that waits for it.
     fn loaded(&mut self, finished: Finished) -> Result<(), Error> {
         // The token is the chunk id that was given to `start`.
         let id = ChunkId(finished.token as u32);
@@ -166,10 +200,11 @@ impl Reader {
         finished.outcome.map_err(|source| self.failed_read(Some(id), source))?;
         let Some(record) = self.pack.chunks().get(id.index()) else { return Err(Error::NoChunk(id)) };
         let stored = finished.buffer.get(..record.stored_bytes as usize).unwrap_or_default();
-        if !self.verified[id.index()] {
+        if self.soundness[id.index()] == Soundness::Doubted {
             check_chunk(&record.descriptor(image::ChunkId(id.0)), stored)
                 .map_err(|source| Error::Rotten { path: self.pack.path().to_owned(), source })?;
-            self.verified[id.index()] = true;
+            tracing::warn!("a receiver says that chunk {id} does not match its hash; in the pack it does");
+            self.soundness[id.index()] = Soundness::Checked;
         }
         let source_symbols = self.parameters.source_symbols(record.stored_bytes);
         let chunk = Chunk::new(finished.buffer, record.stored_bytes as usize, source_symbols, self.parameters.symbol_bytes.into());

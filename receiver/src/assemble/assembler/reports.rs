@@ -2,8 +2,10 @@
 
 use super::{Assembler, REPORT_INTERVAL_MAX_US, State};
 use std::collections::BTreeMap;
-use wire::report::{ChunkRange, DEFICITS_PER_REPORT_MAX, Deficit, MISSING_LISTED_MAX, RANGES_PER_REPORT_MAX, Report};
-use wire::{Micros, Sequence, StreamId};
+use wire::report::{
+    CORRUPT_PER_REPORT_MAX, ChunkRange, DEFICITS_PER_REPORT_MAX, Deficit, MISSING_LISTED_MAX, RANGES_PER_REPORT_MAX, Report,
+};
+use wire::{ChunkId, Micros, Sequence, StreamId};
 
 impl Assembler {
     /// Packets of this session that the filter or socket has seen, wanted or not, since the start. The first call after a sync counts: the sender
@@ -70,8 +72,16 @@ impl Assembler {
             packets_sent,
             loss_runs: self.runs.take(packets_sent.saturating_sub(packets_seen)),
             restore_bytes_per_second: 0,
+            corrupt: std::mem::take(&mut self.corrupt),
             backlog_permille: self.backlog_permille,
         })
+    }
+
+    /// Notes a chunk for the next report, as far as there is room.
+    pub(super) fn note_corrupt(&mut self, chunk: ChunkId) {
+        if self.corrupt.len() < CORRUPT_PER_REPORT_MAX {
+            self.corrupt.push(chunk);
+        }
     }
 
     /// A time below `bound_us` that depends on the seed alone and differs each time (SplitMix64).

@@ -427,7 +427,7 @@ proptest! {
                         deficits: lack.into_iter().map(|(chunk, symbols, missing)| Deficit {
                             chunk: ChunkId(chunk), symbols, missing: missing.into_iter().map(SymbolIndex).collect(),
                         }).collect(),
-                        packets_seen: u64::from(at), packets_sent: u64::from(at) / 2, loss_runs: u64::from(at) / 9, backlog_permille: at as u16, restore_bytes_per_second: u64::from(at),
+                        packets_seen: u64::from(at), packets_sent: u64::from(at) / 2, loss_runs: u64::from(at) / 9, backlog_permille: at as u16, restore_bytes_per_second: u64::from(at), corrupt: vec![ChunkId(at % 7)],
                     };
                     run.scheduler.handle(run.now, Event::Reported { receiver: ReceiverId(receiver), report });
                     run.check();
