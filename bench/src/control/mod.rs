@@ -22,10 +22,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Subcommand};
 use image::Codec;
 use image::pack::{ImageSpec, PackOptions, build};
-use receiver::control::{Trust, client_config};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use wire::Fingerprint;
+use wire::trust::{GRPC, Trust, client_config};
 
 use crate::lab::content::{Part, write_image};
 use crate::leavings::Child;
@@ -159,7 +159,7 @@ async fn load(args: &RunArgs, directory: &Path, pack: &Path) -> Result<Figures> 
     let fingerprint: Fingerprint = fingerprint.parse().map_err(|error| anyhow!("its fingerprint: {error:?}"))?;
     let shared = Arc::new(Shared {
         server: server.parse()?,
-        tls: Arc::new(client_config(Trust::Pin(fingerprint))?),
+        tls: Arc::new(client_config(Trust::Pin(fingerprint), GRPC)?),
         image: "image".to_owned(),
         loss: args.loss_percent / 100.0,
         seed: args.seed,

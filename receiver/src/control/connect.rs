@@ -4,7 +4,6 @@ use super::address::ServerAddress;
 use super::backoff::random_u64;
 use super::error::ControlError;
 use super::manifest::Announced;
-use super::tls::{self, Trust};
 use super::{ConnectOptions, Enrolled, StreamInfo};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -22,6 +21,7 @@ use tonic::{Code, Status};
 use wire::proto::v1::provision_client::ProvisionClient;
 use wire::proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, v1};
 use wire::session::SessionParameters;
+use wire::trust::{GRPC, Trust, client_config, mismatch};
 use wire::{Fingerprint, SessionId, StreamId};
 
 /// To one of the server's addresses.
@@ -93,7 +93,7 @@ impl Connector {
             image: options.image.clone(),
             instance: random_u64(),
             trust: options.trust,
-            tls: Arc::new(tls::client_config(options.trust)?),
+            tls: Arc::new(client_config(options.trust, GRPC)?),
         })
     }
 
@@ -103,7 +103,7 @@ impl Connector {
         let (stream, fingerprint) = self.tls(stream).await?;
         if self.trust == Trust::AnyServer {
             self.trust = Trust::Pin(fingerprint);
-            self.tls = Arc::new(tls::client_config(self.trust).map_err(ControlError::Tls)?);
+            self.tls = Arc::new(client_config(self.trust, GRPC).map_err(ControlError::Tls)?);
         }
         let channel = channel(stream).await?;
         let mut client =
@@ -152,7 +152,7 @@ impl Connector {
         let stream = match timeout(TLS_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                return Err(match tls::mismatch(&error) {
+                return Err(match mismatch(&error) {
                     Some(mismatch) => {
                         let server = self.server.clone();
                         ControlError::Fingerprint { server, expected: mismatch.expected, got: mismatch.got }.into()
@@ -162,7 +162,8 @@ impl Connector {
             }
             Err(_) => return Err(AttemptError::Passing("TLS handshake: no answer".to_owned())),
         };
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(tls::fingerprint);
+        let certificate =
+            stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|certificate| Fingerprint::of(certificate));
         let fingerprint = certificate.ok_or_else(|| self.unusable("no certificate".to_owned()))?;
         Ok((stream, fingerprint))
     }

@@ -11,13 +11,12 @@ mod error;
 mod fetch;
 mod link;
 mod manifest;
-mod tls;
 
 pub use address::{AddressError, ServerAddress};
 pub use error::ControlError;
 pub use link::{ControlLink, enrol};
-pub use tls::{Trust, client_config};
 pub use wire::Fingerprint;
+pub use wire::trust::Trust;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
