@@ -72,6 +72,20 @@ impl Connection {
     }
 }
 
+/// A peer that is trusted, over TLS.
+pub(super) struct Reached {
+    stream: TlsStream<TcpStream>,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) peer: SocketAddr,
+}
+
+impl Reached {
+    /// Whether it serves receivers. A sender's doctor speaks nothing over its TLS.
+    pub(super) fn speaks_grpc(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(GRPC)
+    }
+}
+
 /// Makes connections to one sender for one image.
 pub(super) struct Connector {
     pub(super) server: ServerAddress,
@@ -99,12 +113,24 @@ impl Connector {
 
     /// Connects and enrols once.
     pub(super) async fn connect(&mut self) -> Result<Connection, AttemptError> {
-        let stream = self.tcp().await.map_err(AttemptError::Passing)?;
-        let (stream, fingerprint) = self.tls(stream).await?;
+        let reached = self.reach().await?;
         if self.trust == Trust::AnyServer {
-            self.trust = Trust::Pin(fingerprint);
+            self.trust = Trust::Pin(reached.fingerprint);
             self.tls = Arc::new(client_config(self.trust, GRPC).map_err(ControlError::Tls)?);
         }
+        self.enrol(reached).await
+    }
+
+    /// Connects, and sees to it that the peer is trusted.
+    pub(super) async fn reach(&self) -> Result<Reached, AttemptError> {
+        let (stream, peer) = self.tcp().await.map_err(AttemptError::Passing)?;
+        let (stream, fingerprint) = self.tls(stream).await?;
+        Ok(Reached { stream, fingerprint, peer })
+    }
+
+    /// Enrols with a peer that has been reached.
+    pub(super) async fn enrol(&self, reached: Reached) -> Result<Connection, AttemptError> {
+        let Reached { stream, fingerprint, .. } = reached;
         let channel = channel(stream).await?;
         let mut client =
             ProvisionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -126,7 +152,7 @@ impl Connector {
         Ok(Connection { client, receiver_id, enrolled, manifest_bytes, proof_bytes, announced })
     }
 
-    async fn tcp(&self) -> Result<TcpStream, String> {
+    async fn tcp(&self) -> Result<(TcpStream, SocketAddr), String> {
         let target = (self.server.host.as_str(), self.server.port);
         let addresses = timeout(TCP_TIMEOUT, tokio::net::lookup_host(target)).await;
         let addresses = addresses.map_err(|_| "its name cannot be looked up: no answer".to_owned())?;
@@ -136,7 +162,7 @@ impl Connector {
                 Ok(Ok(stream)) => {
                     // Reports are small and wanted at once; without it they are only later.
                     let _ = stream.set_nodelay(true);
-                    return Ok(stream);
+                    return Ok((stream, address));
                 }
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => last = "no answer".to_owned(),

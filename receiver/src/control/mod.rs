@@ -10,11 +10,13 @@ mod connect;
 mod error;
 mod fetch;
 mod link;
+mod look;
 mod manifest;
 
 pub use address::{AddressError, ServerAddress};
 pub use error::ControlError;
 pub use link::{ControlLink, enrol};
+pub use look::{Seen, look};
 pub use wire::Fingerprint;
 pub use wire::trust::Trust;
 

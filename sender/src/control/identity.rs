@@ -56,7 +56,7 @@ impl ServerIdentity {
     }
 
     /// TLS 1.3 only; gRPC over HTTP/2, the operator's pages over either.
-    pub(super) fn tls_config(&self) -> Result<rustls::ServerConfig, ControlError> {
+    pub(crate) fn tls_config(&self) -> Result<rustls::ServerConfig, ControlError> {
         let provider = rustls::crypto::ring::default_provider();
         let mut config = rustls::ServerConfig::builder_with_provider(provider.into())
             .with_protocol_versions(&[&rustls::version::TLS13])?
