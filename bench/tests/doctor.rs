@@ -1,27 +1,21 @@
 //! The doctors of both ends find what is wrong with a network, and nothing where nothing is. Need root; say so where they have none.
 
+mod support;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::lab::content::{Part, write_image};
 use bench::lab::{Ended, Lab, LabOptions, Machine, Process, Programs};
-use libtest_mimic::{Arguments, Trial};
 use sender::control::ServerIdentity;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(40);
 const PORT: &str = "4700";
 
-type Check = fn() -> Result<()>;
-
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let missing = bench::lab::unavailable();
-    if let Some(reason) = missing.as_ref().filter(|_| !arguments.list) {
-        eprintln!("skipped: {reason}");
-    }
-    let checks: [(&str, Check); 7] = [
+    support::run(&[
         ("a_sound_network_is_found_sound", a_sound_network_is_found_sound),
         ("multicast_that_does_not_arrive_is_found", multicast_that_does_not_arrive_is_found),
         ("a_receiver_with_a_smaller_mtu_is_found", a_receiver_with_a_smaller_mtu_is_found),
@@ -29,11 +23,7 @@ fn main() -> ExitCode {
         ("the_doctors_know_each_other_by_the_fingerprint", the_doctors_know_each_other_by_the_fingerprint),
         ("another_sender_than_the_expected_one_is_found", another_sender_than_the_expected_one_is_found),
         ("a_running_sender_is_asked_for_an_image", a_running_sender_is_asked_for_an_image),
-    ];
-    let trial = |(name, check): (&str, Check)| {
-        Trial::test(name, move || check().map_err(|error| format!("{error:#}").into())).with_ignored_flag(missing.is_some())
-    };
-    libtest_mimic::run(&arguments, checks.into_iter().map(trial).collect()).exit_code()
+    ])
 }
 
 /// What both doctors of a lab say.

@@ -1,5 +1,7 @@
 //! A measurement that a signal ends leaves nothing behind: no program, no network namespace, no file. Needs root; says so where it has none.
 
+mod support;
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -8,31 +10,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::lab::Programs;
-use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// Nothing here takes longer unless it is broken.
 const LIMIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 
-type Check = fn() -> Result<()>;
-
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let missing = bench::lab::unavailable();
-    if let Some(reason) = missing.as_ref().filter(|_| !arguments.list) {
-        eprintln!("skipped: {reason}");
-    }
-    let checks: [(&str, Check); 4] = [
+    support::run(&[
         ("a_comparison_that_sigterm_ends_leaves_nothing", || leaves_nothing(&HTTP, Signal::TERM, 143)),
         ("a_comparison_that_ctrl_c_ends_leaves_nothing", || leaves_nothing(&HTTP, Signal::INT, 130)),
         ("a_tracker_that_has_changed_its_user_is_ended_too", || leaves_nothing(&TRACKER, Signal::TERM, 143)),
         ("a_sender_outside_of_namespaces_is_ended_too", || leaves_nothing(&CONTROL, Signal::TERM, 143)),
-    ];
-    let trial = |(name, check): (&str, Check)| {
-        Trial::test(name, move || check().map_err(|error| format!("{error:#}").into())).with_ignored_flag(missing.is_some())
-    };
-    libtest_mimic::run(&arguments, checks.into_iter().map(trial).collect()).exit_code()
+    ])
 }
 
 /// A measurement.

@@ -131,7 +131,7 @@ impl Connector {
     /// Enrols with a peer that has been reached.
     pub(super) async fn enrol(&self, reached: Reached) -> Result<Connection, AttemptError> {
         let Reached { stream, fingerprint, .. } = reached;
-        let channel = channel(stream).await?;
+        let channel = channel(stream).await.map_err(|error| AttemptError::Passing(format!("HTTP/2: {error}")))?;
         let mut client =
             ProvisionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let request = v1::EnrolRequest {
@@ -211,8 +211,11 @@ impl Connector {
 }
 
 /// gRPC over one established connection; it fails, rather than connect anew, when that is gone, since an enrolment belongs to its
-/// connection.
-async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, AttemptError> {
+/// connection. For programs that make connections of their own, such as load generators, too.
+///
+/// # Errors
+/// When the peer does not speak HTTP/2.
+pub async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport::Error> {
     let mut stream = Some(TokioIo::new(stream));
     let once = tower::service_fn(move |_| {
         let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
@@ -224,7 +227,6 @@ async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, AttemptError> 
         .keep_alive_while_idle(true)
         .connect_with_connector(once)
         .await
-        .map_err(|error| AttemptError::Passing(format!("HTTP/2: {error}")))
 }
 
 /// Reads the answer to an enrolment; the error says what is wrong with it.

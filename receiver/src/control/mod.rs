@@ -14,6 +14,7 @@ mod look;
 mod manifest;
 
 pub use address::{AddressError, ServerAddress};
+pub use connect::channel;
 pub use error::ControlError;
 pub use link::{ControlLink, enrol};
 pub use look::{Seen, look};
