@@ -8,6 +8,7 @@ pub mod filter;
 pub mod images;
 pub mod impair;
 pub mod lab;
+pub mod leavings;
 pub mod limits;
 mod lone_sender;
 pub mod pacing;

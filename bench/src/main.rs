@@ -1,10 +1,14 @@
 //! `discus-bench`: measures the limits of the machine and of discus, and impairs networks for tests.
 
-use bench::{ceiling, code, control, filter, images, impair, limits, pacing, path, peers, sharing, sim, swarm};
+use bench::{ceiling, code, control, filter, images, impair, leavings, limits, pacing, path, peers, sharing, sim, swarm};
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measure the limits of this machine and of discus; impair networks for tests")]
+#[command(
+    after_help = "Ctrl-C (exit code 130) and SIGTERM (143) end a measurement with all that it has started: programs, network namespaces, files.\n\
+    A second one ends it at once. `impair` and `limits rx` end so as a matter of course."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -41,7 +45,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+    let result = match Arguments::parse().command {
         Command::Ceiling(args) => ceiling::run(&args),
         Command::Code(args) => code::run(&args),
         Command::Control(args) => control::run(&args),
@@ -55,5 +59,7 @@ fn main() -> anyhow::Result<()> {
         Command::Sharing(args) => sharing::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Swarm(args) => swarm::run(&args),
-    }
+    };
+    leavings::settle();
+    result
 }

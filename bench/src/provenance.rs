@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+
+use crate::leavings::{self, Child};
 
 /// What has to stand beside a figure so that it can be judged and made again.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -59,7 +61,7 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
 
 /// What a command prints, trimmed; empty when it cannot be run.
 pub(crate) fn output_of(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = leavings::output(Command::new(program).args(arguments));
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
@@ -74,8 +76,7 @@ pub(crate) fn install_peers(programs: &[&str]) -> Result<()> {
     }
     let bench = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = bench.parent().unwrap_or(bench).join("scripts/install-deps");
-    let status =
-        Command::new(&script).arg("--peers").stdin(Stdio::null()).status().with_context(|| format!("running {}", script.display()))?;
+    let status = Child::start(Command::new(&script).arg("--peers").stdin(Stdio::null()))?.wait()?;
     ensure!(status.success(), "{} --peers failed", script.display());
     Ok(())
 }

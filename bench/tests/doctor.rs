@@ -1,34 +1,29 @@
 //! The doctors of both ends find what is wrong with a network, and nothing where nothing is. Need root; say so where they have none.
 
+mod support;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bench::lab::content::{Part, write_image};
 use bench::lab::{Ended, Lab, LabOptions, Machine, Process, Programs};
-use libtest_mimic::{Arguments, Trial};
+use sender::control::ServerIdentity;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(40);
 const PORT: &str = "4700";
 
-type Check = fn() -> Result<()>;
-
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let missing = bench::lab::unavailable();
-    if let Some(reason) = missing.as_ref().filter(|_| !arguments.list) {
-        eprintln!("skipped: {reason}");
-    }
-    let checks: [(&str, Check); 4] = [
+    support::run(&[
         ("a_sound_network_is_found_sound", a_sound_network_is_found_sound),
         ("multicast_that_does_not_arrive_is_found", multicast_that_does_not_arrive_is_found),
         ("a_receiver_with_a_smaller_mtu_is_found", a_receiver_with_a_smaller_mtu_is_found),
         ("an_interface_that_is_not_there_is_found", an_interface_that_is_not_there_is_found),
-    ];
-    let trial = |(name, check): (&str, Check)| {
-        Trial::test(name, move || check().map_err(|error| format!("{error:#}").into())).with_ignored_flag(missing.is_some())
-    };
-    libtest_mimic::run(&arguments, checks.into_iter().map(trial).collect()).exit_code()
+        ("the_doctors_know_each_other_by_the_fingerprint", the_doctors_know_each_other_by_the_fingerprint),
+        ("another_sender_than_the_expected_one_is_found", another_sender_than_the_expected_one_is_found),
+        ("a_running_sender_is_asked_for_an_image", a_running_sender_is_asked_for_an_image),
+    ])
 }
 
 /// What both doctors of a lab say.
@@ -40,13 +35,21 @@ struct Said {
 impl Said {
     /// Runs both: the receiver's listens for so many seconds, the sender's probes up to 200 Mbit/s.
     fn of(lab: &Lab, programs: &Programs, machine: &Machine, listen_seconds: u64) -> Result<Said> {
+        Said::with(lab, programs, machine, listen_seconds, [&[], &[]])
+    }
+
+    /// The same with further arguments for the receiver's and the sender's doctor.
+    fn with(lab: &Lab, programs: &Programs, machine: &Machine, listen_seconds: u64, more: [&[&str]; 2]) -> Result<Said> {
         let scratch = tempfile::tempdir()?;
         let (interface, seconds) = (lab.interface.as_str(), listen_seconds.to_string());
         let target = scratch.path().to_string_lossy().into_owned();
         let listening = ["doctor", "--json", "--interface", interface, "--listen", &seconds, "--querier", "3", "--target", &target];
+        let [receiver_more, sender_more] = more.map(|more| more.iter().copied());
+        let listening = listening.into_iter().chain(receiver_more);
         let mut receiver = Process::start("receiver", scratch.path(), &machine.namespace, &programs.receive, listening)?;
         receiver.wait_for_line("listening", LIMIT, |line| line.starts_with("listening for probes").then_some(()))?;
         let probing = ["doctor", "--json", "--interface", interface, "--probe", "--rate", "200M", "--rounds", "2", "--listen", "1"];
+        let probing = probing.into_iter().chain(sender_more);
         let sender = Process::start("sender", scratch.path(), &lab.sender.namespace, &programs.discus, probing)?;
         let with_json = |ended: Ended| -> Result<(Ended, Value)> {
             let findings = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
@@ -58,8 +61,16 @@ impl Said {
 
 /// The verdict of the finding on `subject`.
 fn verdict(findings: &Value, subject: &str) -> Option<String> {
-    let finding = findings.as_array()?.iter().find(|finding| finding["subject"] == subject)?;
-    finding["verdict"].as_str().map(str::to_owned)
+    finding(findings, subject)?["verdict"].as_str().map(str::to_owned)
+}
+
+/// What was found about `subject`, in words; empty when nothing was.
+fn found<'a>(findings: &'a Value, subject: &str) -> &'a str {
+    finding(findings, subject).and_then(|finding| finding["found"].as_str()).unwrap_or_default()
+}
+
+fn finding<'a>(findings: &'a Value, subject: &str) -> Option<&'a Value> {
+    findings.as_array()?.iter().find(|finding| finding["subject"] == subject)
 }
 
 fn ensure_verdicts(findings: &Value, expected: &[(&str, &str)]) -> Result<()> {
@@ -123,5 +134,95 @@ fn an_interface_that_is_not_there_is_found() -> Result<()> {
         let ended = Process::start("doctor", scratch.path(), &lab.sender.namespace, program, arguments)?.wait(LIMIT)?;
         ensure!(ended.code == Some(21) && ended.stdout.contains("FAIL  interface"), "{ended:?}");
     }
+    Ok(())
+}
+
+fn the_doctors_know_each_other_by_the_fingerprint() -> Result<()> {
+    let programs = Programs::built()?;
+    let lab = Lab::up(&LabOptions::default())?;
+    let state = tempfile::tempdir()?;
+    let fingerprint = ServerIdentity::load_or_create(state.path())?.fingerprint().to_string();
+    let (server, state) = (lab.sender.ipv4.to_string(), state.path().to_string_lossy());
+    let receiver = ["--server", &server, "--server-fingerprint", &fingerprint];
+    // The receiver's doctor is there before the sender's, and waits for it.
+    let said = Said::with(&lab, &programs, &lab.receivers[0], 20, [&receiver, &["--state-dir", &state]])?;
+    let (receiver, sender) = (said.receiver.1, said.sender.1);
+    ensure_verdicts(&receiver, &[("control", "ok"), ("multicast", "ok"), ("packet size", "ok")])?;
+    ensure!(found(&receiver, "control").contains(&format!("{server}:4700 answers")), "{receiver:#}");
+    ensure_verdicts(&sender, &[("control", "ok")])?;
+    ensure!(found(&sender, "control").contains(&format!("known by {}", lab.receivers[0].ipv4)), "{sender:#}");
+    Ok(())
+}
+
+fn another_sender_than_the_expected_one_is_found() -> Result<()> {
+    let programs = Programs::built()?;
+    let lab = Lab::up(&LabOptions::default())?;
+    let (state, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let fingerprint = ServerIdentity::load_or_create(state.path())?.fingerprint().to_string();
+    let expected = ServerIdentity::load_or_create(other.path())?.fingerprint().to_string();
+    let (server, state) = (lab.sender.ipv4.to_string(), state.path().to_string_lossy());
+    let receiver = ["--server", &server, "--server-fingerprint", &expected];
+    let said = Said::with(&lab, &programs, &lab.receivers[0], 20, [&receiver, &["--state-dir", &state]])?;
+    let (ended, receiver) = said.receiver;
+    // Multicast arrives all the same: which of the two is wrong has to be told apart.
+    ensure_verdicts(&receiver, &[("control", "fail"), ("multicast", "ok")])?;
+    ensure!(
+        ended.code == Some(21) && [&expected, &fingerprint].iter().all(|text| found(&receiver, "control").contains(*text)),
+        "{ended:?}"
+    );
+    let (_, sender) = said.sender;
+    ensure_verdicts(&sender, &[("control", "warn")])?;
+    ensure!(found(&sender, "control").contains(&format!("expected by {}", lab.receivers[0].ipv4)), "{sender:#}");
+    Ok(())
+}
+
+fn a_running_sender_is_asked_for_an_image() -> Result<()> {
+    let programs = Programs::built()?;
+    let lab = Lab::up(&LabOptions { ipv6: true, ..LabOptions::default() })?;
+    let (machine, interface) = (&lab.receivers[0], lab.interface.as_str());
+    let scratch = tempfile::tempdir()?;
+    let path = |name: &str| scratch.path().join(name).to_string_lossy().into_owned();
+    let (source, pack, state, server) = (path("source"), path("pack"), path("state"), lab.sender.ipv4.to_string());
+    write_image(source.as_ref(), &[Part::Noise { seed: 1, bytes: 1 << 20 }])?;
+    let packing = ["pack", "--output", &pack, &format!("web={source}")];
+    let packing = Process::start("pack", scratch.path(), &lab.sender.namespace, &programs.discus, packing)?.wait(LIMIT)?;
+    ensure!(packing.code == Some(0), "{packing:?}");
+    let look = |image: &str, fingerprint: &str| -> Result<(Ended, Value)> {
+        let arguments = ["doctor", "--json", "--interface", interface, "--querier", "1", "--server", &server];
+        let arguments = arguments.into_iter().chain(["--server-fingerprint", fingerprint, "--image", image]);
+        let ended = Process::start("doctor", scratch.path(), &machine.namespace, &programs.receive, arguments)?.wait(LIMIT)?;
+        let findings = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
+        Ok((ended, findings))
+    };
+    let nobody = look("web", &format!("sha256:{}", "0".repeat(64)))?;
+    ensure_verdicts(&nobody.1, &[("control", "fail")])?;
+    ensure!(nobody.0.code == Some(21) && found(&nobody.1, "control").contains("no sender"), "{nobody:?}");
+
+    // Groups that the receiver's doctor can know only from the sender.
+    let serve =
+        ["serve", "--pack", &pack, "--interface", interface, "--rate", "100M", "--state-dir", &state, "--group", "239.192.70.1:4711"];
+    let mut serving = Process::start("serve", scratch.path(), &lab.sender.namespace, &programs.discus, serve)?;
+    let fingerprint = serving.wait_for_fingerprint(LIMIT)?;
+    let (ended, findings) = look("web", &fingerprint)?;
+    ensure_verdicts(&findings, &[("control", "ok"), ("image", "ok"), ("session", "ok"), ("membership", "ok")])?;
+    ensure!(found(&findings, "image").contains("239.192.70.1:4711"), "{findings:#}");
+    ensure!(found(&findings, "membership").contains("239.192.70.1"), "{findings:#}");
+    ensure!(ended.code == Some(20), "copy mode is a warning: {ended:?}");
+    let (ended, findings) = look("nothing", &fingerprint)?;
+    ensure_verdicts(&findings, &[("control", "ok"), ("image", "fail")])?;
+    ensure!(ended.code == Some(21) && found(&findings, "image").contains("web"), "it says what is served: {ended:?}");
+    lab.ip(&machine.namespace, &["link", "set", "dev", interface, "mtu", "1400"])?;
+    ensure_verdicts(&look("web", &fingerprint)?.1, &[("image", "ok"), ("session", "fail")])?;
+
+    // The sender's doctor leaves the port to the sender that has it.
+    let probing = ["doctor", "--json", "--interface", interface, "--probe", "--rate", "100M", "--rounds", "1", "--listen", "0"];
+    let probing = probing.into_iter().chain(["--state-dir", &state]);
+    let ended = Process::start("probe", scratch.path(), &lab.sender.namespace, &programs.discus, probing)?.wait(LIMIT)?;
+    let findings: Value = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
+    ensure!(
+        verdict(&findings, "control").as_deref() == Some("ok") && found(&findings, "control").contains("discus serve has it"),
+        "{findings:#}"
+    );
+    ensure!(serving.ended()?.is_none(), "the sender was disturbed");
     Ok(())
 }

@@ -1,31 +1,23 @@
 //! `discus-bench limits` and `pacing` measure what they say: on a veth pair of their own, and between two hosts. Needs root; says so where it has none.
 
+mod support;
+
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::lab::{Lab, LabOptions, Process, Programs};
-use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 
 /// Nothing here takes longer unless it is broken.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let missing = bench::lab::unavailable();
-    if let Some(reason) = missing.as_ref().filter(|_| !arguments.list) {
-        eprintln!("skipped: {reason}");
-    }
-    let trial = |name: &str, test: fn() -> Result<()>| {
-        Trial::test(name, move || test().map_err(|error| format!("{error:#}").into())).with_ignored_flag(missing.is_some())
-    };
-    let trials = vec![
-        trial("the_filter_drops_and_the_ring_fetches_what_was_sent", over_a_veth_pair),
-        trial("two_hosts_find_a_rate_without_loss", between_two_hosts),
-        trial("what_leaves_at_a_rate_is_counted_by_the_interface", at_a_rate),
-    ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    support::run(&[
+        ("the_filter_drops_and_the_ring_fetches_what_was_sent", over_a_veth_pair),
+        ("two_hosts_find_a_rate_without_loss", between_two_hosts),
+        ("what_leaves_at_a_rate_is_counted_by_the_interface", at_a_rate),
+    ])
 }
 
 fn over_a_veth_pair() -> Result<()> {

@@ -1,24 +1,18 @@
 //! `discus tune` changes an interface and puts it back. Needs root; says so where it has none.
 
+mod support;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::lab::{Ended, Lab, LabOptions, Process, Programs};
-use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let missing = bench::lab::unavailable();
-    if let Some(reason) = missing.as_ref().filter(|_| !arguments.list) {
-        eprintln!("skipped: {reason}");
-    }
-    let test = || what_is_applied_is_undone().map_err(|error| format!("{error:#}").into());
-    let trials = vec![Trial::test("what_is_applied_is_undone", test).with_ignored_flag(missing.is_some())];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    support::run(&[("what_is_applied_is_undone", what_is_applied_is_undone)])
 }
 
 fn what_is_applied_is_undone() -> Result<()> {

@@ -106,8 +106,12 @@ fn receive(options: &Options, summary: &mut Summary) -> Result<(), Failure> {
     outcome
 }
 
+/// What this machine is called.
+fn host_name() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unnamed".to_owned(), |name| name.trim().to_owned())
+}
+
 fn connect_options(options: &Options, interface: Option<&Interface>) -> ConnectOptions {
-    let host_name = || fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unnamed".to_owned(), |name| name.trim().to_owned());
     ConnectOptions {
         server: options.server.clone(),
         // clap has seen to it that no fingerprint means any server.
@@ -263,7 +267,7 @@ fn open(options: &Options, display: &Display, interface: Option<&Interface>, enr
     let how = IntakeOptions { mode: options.intake, xdp: options.xdp, busy_poll: options.busy_poll };
     let opened = intake::open(interface, parameters, &groups, first, how).map_err(exits(exit::NETWORK))?;
     display.remark(&format!("{}: filter {}; intake {}", interface.name(), opened.filter.describe(), opened.intake.describe()));
-    warn_of_mtu(display, interface, &groups, parameters.payload_bytes());
+    warn_of_mtu(display, interface, parameters.packet_bytes(groups.iter().any(std::net::SocketAddr::is_ipv6)));
     Ok(opened)
 }
 
@@ -337,9 +341,7 @@ fn run((setup, notices): Prepared, link: &ControlLink, display: &mut Display) ->
 }
 
 /// Packets that are longer than the MTU mostly do not arrive, and nobody says so.
-fn warn_of_mtu(display: &Display, interface: &Interface, groups: &[std::net::SocketAddr], payload_bytes: usize) {
-    let headers_bytes = if groups.iter().any(std::net::SocketAddr::is_ipv6) { 48 } else { 28 };
-    let packet_bytes = payload_bytes + headers_bytes;
+fn warn_of_mtu(display: &Display, interface: &Interface, packet_bytes: usize) {
     if let Ok(mtu_bytes) = interface.mtu_bytes()
         && mtu_bytes < packet_bytes
     {

@@ -15,6 +15,15 @@ pub struct Fingerprint(pub [u8; BYTES]);
 #[error("{0:?} is no fingerprint: expected `sha256:` and 64 hexadecimal digits, as the sender prints it at its start")]
 pub struct FingerprintError(String);
 
+impl Fingerprint {
+    /// That of a certificate in DER.
+    pub fn of(certificate: &[u8]) -> Fingerprint {
+        let mut bytes = [0; BYTES];
+        bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, certificate).as_ref());
+        Fingerprint(bytes)
+    }
+}
+
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(PREFIX)?;

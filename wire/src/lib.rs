@@ -8,7 +8,7 @@
 //! * [`description`]: a manifest as packets, for many receivers that wait for the same.
 //! * [`report`]: what a receiver tells its sender, as checked types.
 //! * [`doctor`]: what the doctors of both ends send and hear, and how they say what they found.
-//! * [`Fingerprint`]: how a receiver knows its sender's certificate.
+//! * [`trust`]: how whoever connects to a sender knows it, by the [`Fingerprint`] of its certificate.
 //! * [`proto`]: the control-plane schema (gRPC), generated from `wire/proto`.
 //!
 //! This crate knows nothing of files, sockets or clocks, but that [`doctor`] listens for queries.
@@ -26,6 +26,7 @@ pub mod proto;
 pub mod report;
 pub mod session;
 mod symbol;
+pub mod trust;
 
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use ids::{ChunkId, Micros, Sequence, SessionId, StreamId, SymbolIndex};

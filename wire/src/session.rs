@@ -76,6 +76,12 @@ impl SessionParameters {
         HEADER_BYTES + usize::from(self.symbol_bytes)
     }
 
+    /// Length of full packets from the IP header on: what an MTU must have room for.
+    pub fn packet_bytes(&self, is_ipv6: bool) -> usize {
+        let headers_bytes = if is_ipv6 { NETWORK_HEADERS_BYTES } else { 20 + 8 };
+        headers_bytes + self.payload_bytes()
+    }
+
     /// Whether a packet with a sound CRC fits this session, given the stored size of its chunk: right session, right K, a symbol that
     /// the code has, and a symbol of the right length. `stored_bytes` is asked only for chunk ids within range.
     pub fn admits(&self, header: &Header, symbol: &[u8], stored_bytes: impl FnOnce(u32) -> Option<u32>) -> bool {

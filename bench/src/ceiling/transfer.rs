@@ -1,7 +1,7 @@
 //! A transfer by the programs that operators run.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::lab::content::first_difference;
 use crate::lab::{Lab, Process, Programs};
+use crate::leavings::succeed;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const RUN_LIMIT: Duration = Duration::from_secs(180);
@@ -40,8 +41,7 @@ pub(super) fn pack(programs: &Programs, directory: &Path, source: &Path) -> Resu
     let pack = directory.join("pack");
     let mut packing = Command::new(&programs.discus);
     packing.arg("pack").arg("--output").arg(&pack).arg(format!("source={}", source.display()));
-    let output = packing.stdin(Stdio::null()).output().context("running discus pack")?;
-    ensure!(output.status.success(), "discus pack: {}", String::from_utf8_lossy(&output.stderr));
+    succeed(&mut packing)?;
     Ok(pack)
 }
 

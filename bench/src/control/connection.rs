@@ -1,13 +1,12 @@
 //! One control connection, from TCP to the acknowledgement of its completion: the real protocol, spoken for a receiver without a data plane.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hyper_util::rt::TokioIo;
+use receiver::control::channel;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -16,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::proto::v1::provision_client::ProvisionClient;
 use wire::proto::v1::{self, receiver_message, sender_message};
 use wire::proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
@@ -25,9 +24,6 @@ use super::digest::Digest;
 use super::holding::Holding;
 use crate::sim::Random;
 
-/// As receivers have them.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(4);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Thousands at once on the cores of one machine: far above what a receiver would wait for an answer.
 const ENROL_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -74,7 +70,7 @@ struct Attendance<'a> {
 impl<'a> Attendance<'a> {
     /// Enrols, fetches the manifest and says what is wanted, until it is listed.
     async fn begin(shared: &'a Shared, index: usize) -> Result<Attendance<'a>> {
-        let mut client = ProvisionClient::new(channel(shared).await?)
+        let mut client = ProvisionClient::new(connect(shared).await?)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let mut random = Random::new(shared.seed ^ ((index as u64) << 32));
@@ -169,21 +165,10 @@ impl<'a> Attendance<'a> {
 }
 
 /// TCP, TLS and HTTP/2, as a receiver sets them up.
-async fn channel(shared: &Shared) -> Result<Channel> {
+async fn connect(shared: &Shared) -> Result<Channel> {
     let stream = TcpStream::connect(shared.server).await.context("connecting")?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from("discus")?;
     let stream = TlsConnector::from(Arc::clone(&shared.tls)).connect(name, stream).await.context("TLS handshake")?;
-    let mut stream = Some(TokioIo::new(stream));
-    let once = tower::service_fn(move |_| {
-        let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
-        async move { stream }
-    });
-    Endpoint::from_static("http://discus")
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_with_connector(once)
-        .await
-        .context("HTTP/2")
+    channel(stream).await.context("HTTP/2")
 }

@@ -13,7 +13,7 @@ mod usage;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,12 +22,13 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Subcommand};
 use image::Codec;
 use image::pack::{ImageSpec, PackOptions, build};
-use receiver::control::{Trust, client_config};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use wire::Fingerprint;
+use wire::trust::{GRPC, Trust, client_config};
 
 use crate::lab::content::{Part, write_image};
+use crate::leavings::Child;
 use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
 use connection::{Shared, live};
@@ -125,7 +126,7 @@ fn make_pack(directory: &Path, args: &RunArgs) -> Result<PathBuf> {
     Ok(pack)
 }
 
-/// The sender's process; killed on drop.
+/// The sender's process; killed on drop, and when a signal ends this program.
 struct Serving {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -137,8 +138,8 @@ impl Serving {
         command.args(["control", "serve", "--receivers", &args.receivers.to_string(), "--digests", &digests.to_string()]);
         command.args(["--rate-bits-per-second", &(u64::from(args.rate) * 1_000_000).to_string()]);
         command.arg("--pack").arg(pack).arg("--state-dir").arg(directory.join("state"));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting the sender's process")?;
-        let stdout = child.stdout.take().ok_or_else(|| anyhow!("the sender's process has no output"))?;
+        let mut child = Child::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))?;
+        let stdout = child.inner.stdout.take().ok_or_else(|| anyhow!("the sender's process has no output"))?;
         Ok(Serving { child, lines: BufReader::new(stdout) })
     }
 
@@ -150,15 +151,6 @@ impl Serving {
     }
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // It has ended, or this ends it.
-        drop(self.child.stdin.take());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 async fn load(args: &RunArgs, directory: &Path, pack: &Path) -> Result<Figures> {
     let digests = UdpSocket::bind(("127.0.0.1", 0)).await?;
     let mut serving = Serving::start(args, directory, pack, digests.local_addr()?)?;
@@ -167,7 +159,7 @@ async fn load(args: &RunArgs, directory: &Path, pack: &Path) -> Result<Figures> 
     let fingerprint: Fingerprint = fingerprint.parse().map_err(|error| anyhow!("its fingerprint: {error:?}"))?;
     let shared = Arc::new(Shared {
         server: server.parse()?,
-        tls: Arc::new(client_config(Trust::Pin(fingerprint))?),
+        tls: Arc::new(client_config(Trust::Pin(fingerprint), GRPC)?),
         image: "image".to_owned(),
         loss: args.loss_percent / 100.0,
         seed: args.seed,
@@ -180,7 +172,7 @@ async fn load(args: &RunArgs, directory: &Path, pack: &Path) -> Result<Figures> 
     });
     let hearing = tokio::spawn(hear(digests, Arc::clone(&shared)));
 
-    let id = serving.child.id();
+    let id = serving.child.inner.id();
     let all = args.receivers as usize;
     let mut moments = Moments::new(Usage::of(id)?);
     let mut receivers = JoinSet::new();

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::lab::Programs;
+use crate::leavings::succeed;
 
 /// Who stores the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -80,8 +81,7 @@ impl Contestant {
             command.args(images.iter().map(|image| format!("{}={}", name(image), image.display())));
             command.env("T", format!("/usr/bin/time --quiet -f %M -a -o {}", memory.display()));
             command.env("DISCUS", &programs.discus).env("IMAGE", image).env("NAME", name(image)).env("OUT", output);
-            let ended = command.stdin(Stdio::null()).output().context("running bash")?;
-            ensure!(ended.status.success(), "{self}: {}", String::from_utf8_lossy(&ended.stderr));
+            succeed(&mut command).with_context(|| self.to_string())?;
             let kibibytes = fs::read_to_string(&memory).context("reading what time(1) wrote")?;
             peak_bytes = peak_bytes.max(kibibytes.lines().filter_map(|line| line.trim().parse::<u64>().ok()).sum::<u64>() * 1024);
             fs::remove_file(&memory)?;

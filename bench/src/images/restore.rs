@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::lab::Programs;
 use crate::lab::content::{Part, write_image};
+use crate::leavings::succeed;
 use crate::provenance::median;
 
 const MEBIBYTES: u64 = 2048;
@@ -27,7 +28,7 @@ pub(super) fn compare(programs: &Programs, scratch: &Path, turns: usize) -> Resu
     write_image(&source, &[Part::Noise { seed: 3, bytes: MEBIBYTES << 20 }])?;
     let mut command = Command::new(&programs.discus);
     command.args(["pack", "--codec", "none", "--output"]).arg(&pack).arg(format!("noise={}", source.display()));
-    run(&mut command)?;
+    succeed(&mut command)?;
     let mut comparison = Comparison { bytes: MEBIBYTES << 20, restore_seconds: Vec::new(), plain_seconds: Vec::new() };
     for turn in 1..=turns {
         rustix::fs::sync();
@@ -52,14 +53,8 @@ pub(super) fn compare(programs: &Programs, scratch: &Path, turns: usize) -> Resu
 
 fn timed(command: &mut Command) -> Result<f64> {
     let start = Instant::now();
-    run(command)?;
+    succeed(command)?;
     Ok(start.elapsed().as_secs_f64())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {}", command.get_program().display()))?;
-    ensure!(output.status.success(), "{}: {}", command.get_program().display(), String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 impl Comparison {

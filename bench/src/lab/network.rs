@@ -1,5 +1,7 @@
 //! The namespaces, brought up and down by `scripts/netlab`.
 
+use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
@@ -7,7 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+
+use crate::leavings::{Undo, succeed};
 
 /// A frame on a narrow link, as tbf counts it.
 const FRAME_BYTES: u64 = 1514;
@@ -48,10 +53,11 @@ pub struct Machine {
     pub ipv6: Option<std::net::Ipv6Addr>,
 }
 
-/// A running lab; taken down on drop.
+/// A running lab; taken down on drop, and when a signal ends this program.
 #[derive(Debug, Deserialize)]
 pub struct Lab {
-    prefix: String,
+    #[serde(skip)]
+    taking_down: Option<Undo>,
     /// The interface of sender and receivers, in their namespaces.
     pub interface: String,
     /// The namespace of the bridge.
@@ -85,11 +91,15 @@ impl Lab {
         if options.cable {
             command.args(["--cable", "--queues", &options.queues.to_string()]);
         }
-        let output = command.stdin(Stdio::null()).output().context("running scripts/netlab")?;
-        if !output.status.success() {
-            bail!("netlab up: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        serde_json::from_slice(&output.stdout).context("reading what netlab made")
+        // Before there is anything of it.
+        let taking_down = Undo::later(move || {
+            if let Err(error) = down(&prefix) {
+                eprintln!("{error:#}");
+            }
+        })?;
+        let mut lab: Lab = serde_json::from_slice(&succeed(&mut command)?).context("reading what netlab made")?;
+        lab.taking_down = Some(taking_down);
+        Ok(lab)
     }
 
     /// Puts the machines of `behind` behind a narrow link: a second bridge, joined to the first by a pair of interfaces with a queue of
@@ -115,10 +125,7 @@ impl Lab {
         let limit_bytes = queue_packets * FRAME_BYTES;
         let queue =
             format!("-n {} qdisc add dev near-end root tbf rate {megabits}mbit burst {BURST_BYTES} limit {limit_bytes}", self.bridge);
-        let output = Command::new("tc").args(queue.split(' ')).stdin(Stdio::null()).output().context("running tc")?;
-        if !output.status.success() {
-            bail!("making the narrow link (needs the tbf queue of the kernel): {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
+        succeed(Command::new("tc").args(queue.split(' '))).context("making the narrow link (needs the tbf queue of the kernel)")?;
         Ok(())
     }
 
@@ -154,14 +161,6 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if let Err(error) = down(&self.prefix) {
-            eprintln!("{error:#}");
-        }
-    }
-}
-
 /// What an interface has transmitted.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Traffic {
@@ -181,8 +180,16 @@ struct Stats {
     tx: Traffic,
 }
 
+/// Takes a lab down, with whoever is still in it: nobody comes there but by its maker.
 fn down(prefix: &str) -> Result<()> {
-    let output = Command::new(netlab()?).args(["down", "--prefix", prefix]).output().context("running scripts/netlab")?;
+    for id in inhabitants(prefix) {
+        // An error: it has just ended by itself.
+        let _ = kill_process(id, Signal::KILL);
+    }
+    // A group of its own: the signal that ends this program does not end it.
+    let mut command = Command::new(netlab()?);
+    command.args(["down", "--prefix", prefix]).process_group(0).stdin(Stdio::null());
+    let output = command.output().context("running scripts/netlab")?;
     if !output.status.success() {
         bail!("netlab down: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -199,6 +206,19 @@ fn remove_abandoned() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The processes in the namespaces of a lab but this one, whose threads may be there.
+fn inhabitants(prefix: &str) -> Vec<Pid> {
+    let namespaces = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let of_lab = |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-'));
+    let names = namespaces.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| of_lab(name));
+    let ids = names.flat_map(|name| {
+        let output = Command::new("ip").args(["netns", "pids", &name]).process_group(0).stdin(Stdio::null()).output();
+        let ids = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        ids.lines().filter_map(|id| id.parse().ok().and_then(Pid::from_raw)).collect::<Vec<_>>()
+    });
+    ids.filter(|&id| id != rustix::process::getpid()).collect()
 }
 
 /// The script, in the checkout that this program was built from.

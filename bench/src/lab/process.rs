@@ -3,16 +3,17 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::network::holds_before;
+use crate::leavings::Child;
 
-/// A child of this process, in a namespace of a lab; killed on drop. Its output goes to two files, which are kept as long as
-/// their directory is.
+/// A child of this process, in a namespace of a lab; killed on drop, with what it has started, and ended when a signal ends this program.
+/// Its output goes to two files, which are kept as long as their directory is.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -45,18 +46,18 @@ impl Process {
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<Process> {
         let (stdout, stderr) = (directory.join(format!("{name}.stdout")), directory.join(format!("{name}.stderr")));
-        // setpriv: the program dies with the thread that started it, even when that is killed and drops nothing. Both wrappers
-        // replace themselves by what they start, so the child's id is the program's.
+        // setpriv: the program dies with the thread that started it, even when that is killed and drops nothing (not a program that changes
+        // its user, which the kernel lets live). Both wrappers replace themselves by what they start, so the child's id is the program's.
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace, "setpriv", "--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
         command.stdin(Stdio::null()).stdout(File::create(&stdout)?).stderr(File::create(&stderr)?);
-        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        let child = Child::start(&mut command).with_context(|| format!("starting {}", program.display()))?;
         Ok(Process { child, name: name.to_owned(), stdout, stderr })
     }
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.child.inner.id()
     }
 
     /// What it has written to standard error so far.
@@ -74,7 +75,7 @@ impl Process {
     /// # Errors
     /// When it has been waited for already.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("no process id"))?;
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw).ok_or_else(|| anyhow!("no process id"))?;
         kill_process(id, signal).with_context(|| format!("signalling {}", self.name))
     }
 
@@ -83,7 +84,7 @@ impl Process {
     /// # Errors
     /// When the kernel cannot say.
     pub fn ended(&mut self) -> Result<Option<Ended>> {
-        Ok(self.child.try_wait()?.map(|status| self.end(status)))
+        Ok(self.child.ended()?.map(|status| self.end(status)))
     }
 
     /// Waits until it ends.
@@ -112,7 +113,7 @@ impl Process {
         let mut gone = None;
         let outputs = [self.stderr.clone(), self.stdout.clone()];
         let in_time = holds_before(Instant::now() + limit, || {
-            gone = self.child.try_wait().ok().flatten();
+            gone = self.child.ended().ok().flatten();
             // Only whole lines: the last one may still grow.
             found = outputs.iter().find_map(|path| read_lossy(path).rsplit_once('\n')?.0.lines().find_map(&wanted));
             found.is_some() || gone.is_some()
@@ -137,14 +138,6 @@ impl Process {
 
     fn end(&self, status: ExitStatus) -> Ended {
         Ended { code: status.code(), stdout: self.stdout(), stderr: self.stderr() }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Neither can fail in a way that matters: the child is ours, and if it has ended there is nothing to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

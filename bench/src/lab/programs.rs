@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::leavings::succeed;
+
 /// Paths of the project's programs, built from the present sources.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -48,10 +50,7 @@ fn build() -> Result<Programs> {
     for name in set_by_cargo() {
         command.env_remove(name);
     }
-    let output = command.output().context("running cargo")?;
-    if !output.status.success() {
-        bail!("cargo build: {}", String::from_utf8_lossy(&output.stderr));
-    }
+    succeed(&mut command)?;
     let program = |name: &str| directory.join(name);
     Ok(Programs { discus: program("discus"), receive: program("discus-receive"), bench: program("discus-bench") })
 }

@@ -1,10 +1,13 @@
 //! What a disk takes and gives with io_uring and O_DIRECT, measured by fio (its own file, removed at the end).
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Deserialize;
+
+use crate::leavings::succeed;
+use crate::scratch::Scratch;
 
 /// One figure.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -20,14 +23,8 @@ const POINTS: [(u64, u32); 6] = [(4 << 10, 1), (4 << 10, 32), (256 << 10, 1), (2
 
 /// Measures writing and reading a file of `mebibytes` in `directory`, at most `seconds` for each point.
 pub(super) fn measure(directory: &Path, mebibytes: u64, seconds: u64) -> Result<Vec<Rate>> {
-    let file = directory.join(format!("discus-bench-{}.fio", std::process::id()));
-    let result = measure_file(&file, mebibytes, seconds);
-    // Not there when fio did not get that far.
-    let _ = std::fs::remove_file(&file);
-    result
-}
-
-fn measure_file(file: &Path, mebibytes: u64, seconds: u64) -> Result<Vec<Rate>> {
+    let scratch = Scratch::new(directory)?;
+    let file = &scratch.path.join("fio");
     let mut rates = Vec::new();
     // Written once before, so that no point pays for the allocation of blocks.
     fio(file, mebibytes, 0, "write", 1 << 20, 8)?;
@@ -64,10 +61,9 @@ fn fio(file: &Path, mebibytes: u64, seconds: u64, operation: &str, block_bytes: 
     if seconds > 0 {
         command.args(["--time_based", &format!("--runtime={seconds}")]);
     }
-    let output = command.stdin(Stdio::null()).output().context("running fio")?;
-    ensure!(output.status.success(), "fio: {}", String::from_utf8_lossy(&output.stderr));
+    let output = succeed(&mut command)?;
     // Warnings may stand before the object.
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = String::from_utf8_lossy(&output);
     let json = text.find('{').map_or("", |at| &text[at..]);
     let output: Output = serde_json::from_str(json).context("reading what fio printed")?;
     let job = output.jobs.first().context("fio reported no job")?;

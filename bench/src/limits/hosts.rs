@@ -11,9 +11,10 @@ use clap::Args;
 use receiver::intake::IntakeMode;
 use sender::transmit::Choice;
 use serde::{Deserialize, Serialize};
+use wire::doctor::throughput::{Trial, loss_free};
 
 use super::network::{self, HEADERS_BYTES, Link, Load, Sink, Take};
-use super::search::{Trial, loss_free, next_rate};
+use super::search::next_rate;
 use crate::provenance::Provenance;
 use crate::report::{Page, ReportArgs};
 
@@ -216,7 +217,7 @@ pub(super) fn tx(args: &TxArgs) -> Result<()> {
         while let Some(rate) = next_rate(&trials, rate_max, args.resolution) {
             trials.push(trial(&mut lines, &link, &load(Some(rate)))?.0);
         }
-        let loss_free_rate = loss_free(&trials);
+        let loss_free_rate = loss_free(&trials).map(|trial| trial.rate);
         eprintln!(
             "{frame_bytes} bytes: {:.3} Mpps offered at most, {:.3} Mpps without loss, {} trials",
             rate_max / 1e6,

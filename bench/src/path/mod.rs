@@ -12,7 +12,7 @@ mod threads;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +22,7 @@ use serde::Deserialize;
 
 use crate::lab::content::{Part, first_difference, write_image};
 use crate::lab::{Lab, LabOptions, Process, Programs};
+use crate::leavings::succeed;
 use crate::provenance::{Provenance, install_peers, output_of};
 use crate::report::{Page, ReportArgs};
 use crate::scratch::Scratch;
@@ -153,8 +154,7 @@ fn watch(args: &PathArgs, programs: &Programs, directory: &Path, source: &Path) 
     let (pack, state) = (directory.join("pack"), directory.join("state"));
     let mut packing = Command::new(&programs.discus);
     packing.arg("pack").arg("--output").arg(&pack).arg(format!("source={}", source.display()));
-    let output = packing.stdin(Stdio::null()).output().context("running discus pack")?;
-    ensure!(output.status.success(), "discus pack: {}", String::from_utf8_lossy(&output.stderr));
+    succeed(&mut packing)?;
 
     let lab = Lab::up(&LabOptions { mtu_bytes: args.mtu, cable: true, ..LabOptions::default() })?;
     let (target, samples) = (directory.join("target"), directory.join("perf.data"));

@@ -3,15 +3,16 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::contestant::Contestant;
 use super::scenario::{COMMON_TENTHS, LOSS, NARROW_MEGABITS, NARROW_QUEUE_PACKETS, Scenario};
 use crate::lab::content::{Part, write_image};
 use crate::lab::{Lab, LabOptions, Machine, Process, Programs, inside};
+use crate::leavings::succeed;
 
 /// Within this a server says that it is ready.
 pub(super) const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -162,10 +163,4 @@ pub(super) fn make_images(directory: &Path, count: usize, bytes: u64) -> Result<
         Ok(path)
     };
     (0..count).map(make).collect()
-}
-
-pub(super) fn succeed(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {:?}", command.get_program()))?;
-    ensure!(output.status.success(), "{:?}: {}", command.get_program(), String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
 }

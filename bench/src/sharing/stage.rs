@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::lab::content::{Part, write_image};
 use crate::lab::{Lab, LabOptions, Machine, Process, Programs, inside};
+use crate::leavings::succeed;
 use crate::scratch::Scratch;
 
 /// A frame on the link, as tbf counts it.
@@ -116,12 +117,6 @@ fn port_bytes(lab: &Lab, machine: &Machine) -> Result<u64> {
     let text = lab.ip(&lab.bridge, &["-json", "-statistics", "link", "show", "dev", &machine.port])?;
     let links: serde_json::Value = serde_json::from_str(&text).context("reading the port's counters")?;
     links[0]["stats64"]["tx"]["bytes"].as_u64().context("the port has no counters")
-}
-
-fn succeed(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {:?}", command.get_program()))?;
-    ensure!(output.status.success(), "{:?}: {}", command.get_program(), String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
 }
 
 /// TCP flows, each a writing and a reading thread of this process.

@@ -1,7 +1,7 @@
 //! The delivery itself: images, pack, sender, receivers that join one after the other, and the comparison of what they got.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::SwarmArgs;
 use crate::lab::content::{Part, first_difference, write_image};
 use crate::lab::{Ended, Lab, LabOptions, Process, Programs};
+use crate::leavings::succeed;
 
 /// Images; what they have in common is 70 % of each, in tenths.
 pub(super) const IMAGES: usize = 4;
@@ -188,8 +189,7 @@ fn make_pack(args: &SwarmArgs, programs: &Programs, directory: &Path, pack: &Pat
         write_image(&path, &[Part::Noise { seed: 1, bytes: common }, own])?;
         command.arg(format!("image{image}={}", path.display()));
     }
-    let output = command.stdin(Stdio::null()).output().context("running discus pack")?;
-    ensure!(output.status.success(), "discus pack: {}", String::from_utf8_lossy(&output.stderr));
+    succeed(&mut command)?;
     Ok(())
 }
 

@@ -4,7 +4,6 @@ use super::address::ServerAddress;
 use super::backoff::random_u64;
 use super::error::ControlError;
 use super::manifest::Announced;
-use super::tls::{self, Trust};
 use super::{ConnectOptions, Enrolled, StreamInfo};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -22,6 +21,7 @@ use tonic::{Code, Status};
 use wire::proto::v1::provision_client::ProvisionClient;
 use wire::proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION, v1};
 use wire::session::SessionParameters;
+use wire::trust::{GRPC, Trust, client_config, mismatch};
 use wire::{Fingerprint, SessionId, StreamId};
 
 /// To one of the server's addresses.
@@ -72,6 +72,20 @@ impl Connection {
     }
 }
 
+/// A peer that is trusted, over TLS.
+pub(super) struct Reached {
+    stream: TlsStream<TcpStream>,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) peer: SocketAddr,
+}
+
+impl Reached {
+    /// Whether it serves receivers. A sender's doctor speaks nothing over its TLS.
+    pub(super) fn speaks_grpc(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(GRPC)
+    }
+}
+
 /// Makes connections to one sender for one image.
 pub(super) struct Connector {
     pub(super) server: ServerAddress,
@@ -93,19 +107,31 @@ impl Connector {
             image: options.image.clone(),
             instance: random_u64(),
             trust: options.trust,
-            tls: Arc::new(tls::client_config(options.trust)?),
+            tls: Arc::new(client_config(options.trust, GRPC)?),
         })
     }
 
     /// Connects and enrols once.
     pub(super) async fn connect(&mut self) -> Result<Connection, AttemptError> {
-        let stream = self.tcp().await.map_err(AttemptError::Passing)?;
-        let (stream, fingerprint) = self.tls(stream).await?;
+        let reached = self.reach().await?;
         if self.trust == Trust::AnyServer {
-            self.trust = Trust::Pin(fingerprint);
-            self.tls = Arc::new(tls::client_config(self.trust).map_err(ControlError::Tls)?);
+            self.trust = Trust::Pin(reached.fingerprint);
+            self.tls = Arc::new(client_config(self.trust, GRPC).map_err(ControlError::Tls)?);
         }
-        let channel = channel(stream).await?;
+        self.enrol(reached).await
+    }
+
+    /// Connects, and sees to it that the peer is trusted.
+    pub(super) async fn reach(&self) -> Result<Reached, AttemptError> {
+        let (stream, peer) = self.tcp().await.map_err(AttemptError::Passing)?;
+        let (stream, fingerprint) = self.tls(stream).await?;
+        Ok(Reached { stream, fingerprint, peer })
+    }
+
+    /// Enrols with a peer that has been reached.
+    pub(super) async fn enrol(&self, reached: Reached) -> Result<Connection, AttemptError> {
+        let Reached { stream, fingerprint, .. } = reached;
+        let channel = channel(stream).await.map_err(|error| AttemptError::Passing(format!("HTTP/2: {error}")))?;
         let mut client =
             ProvisionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let request = v1::EnrolRequest {
@@ -126,7 +152,7 @@ impl Connector {
         Ok(Connection { client, receiver_id, enrolled, manifest_bytes, proof_bytes, announced })
     }
 
-    async fn tcp(&self) -> Result<TcpStream, String> {
+    async fn tcp(&self) -> Result<(TcpStream, SocketAddr), String> {
         let target = (self.server.host.as_str(), self.server.port);
         let addresses = timeout(TCP_TIMEOUT, tokio::net::lookup_host(target)).await;
         let addresses = addresses.map_err(|_| "its name cannot be looked up: no answer".to_owned())?;
@@ -136,7 +162,7 @@ impl Connector {
                 Ok(Ok(stream)) => {
                     // Reports are small and wanted at once; without it they are only later.
                     let _ = stream.set_nodelay(true);
-                    return Ok(stream);
+                    return Ok((stream, address));
                 }
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => last = "no answer".to_owned(),
@@ -152,7 +178,7 @@ impl Connector {
         let stream = match timeout(TLS_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                return Err(match tls::mismatch(&error) {
+                return Err(match mismatch(&error) {
                     Some(mismatch) => {
                         let server = self.server.clone();
                         ControlError::Fingerprint { server, expected: mismatch.expected, got: mismatch.got }.into()
@@ -162,7 +188,8 @@ impl Connector {
             }
             Err(_) => return Err(AttemptError::Passing("TLS handshake: no answer".to_owned())),
         };
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(tls::fingerprint);
+        let certificate =
+            stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).map(|certificate| Fingerprint::of(certificate));
         let fingerprint = certificate.ok_or_else(|| self.unusable("no certificate".to_owned()))?;
         Ok((stream, fingerprint))
     }
@@ -184,8 +211,11 @@ impl Connector {
 }
 
 /// gRPC over one established connection; it fails, rather than connect anew, when that is gone, since an enrolment belongs to its
-/// connection.
-async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, AttemptError> {
+/// connection. For programs that make connections of their own, such as load generators, too.
+///
+/// # Errors
+/// When the peer does not speak HTTP/2.
+pub async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport::Error> {
     let mut stream = Some(TokioIo::new(stream));
     let once = tower::service_fn(move |_| {
         let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
@@ -197,7 +227,6 @@ async fn channel(stream: TlsStream<TcpStream>) -> Result<Channel, AttemptError> 
         .keep_alive_while_idle(true)
         .connect_with_connector(once)
         .await
-        .map_err(|error| AttemptError::Passing(format!("HTTP/2: {error}")))
 }
 
 /// Reads the answer to an enrolment; the error says what is wrong with it.

@@ -10,14 +10,16 @@ mod connect;
 mod error;
 mod fetch;
 mod link;
+mod look;
 mod manifest;
-mod tls;
 
 pub use address::{AddressError, ServerAddress};
+pub use connect::channel;
 pub use error::ControlError;
 pub use link::{ControlLink, enrol};
-pub use tls::{Trust, client_config};
+pub use look::{Seen, look};
 pub use wire::Fingerprint;
+pub use wire::trust::Trust;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use wire::doctor::throughput::{Trial, loss_free, lowest_lossy};
 use wire::doctor::{Finding, Probe};
 
 /// After this silence nothing more comes of a round: pauses between steps are 20 ms, those between rounds 700.
@@ -83,38 +84,39 @@ impl Arrivals {
         }
     }
 
+    /// The steps of full packets as far as they follow one another: the rate of a step of which nothing came is not known.
+    fn trials(&self) -> Vec<Trial> {
+        let steps = (1..self.steps).map_while(|number| self.heard.get(&number));
+        let trial = |step: &Step| Trial { rate: step.bits_per_second as f64, sent: step.packets.into(), arrived: step.arrived.into() };
+        steps.map(trial).collect()
+    }
+
     fn rate(&self) -> Finding {
-        let full: Vec<&Step> = self.heard.iter().filter(|(number, _)| **number > 0).map(|(_, step)| step).collect();
-        let clean = full.iter().take_while(|step| step.arrived == step.packets).last();
-        let first_lossy = full.iter().find(|step| step.arrived < step.packets);
-        let gigabits = |step: &Step| step.bits_per_second as f64 / 1e9;
-        let all_steps = self.heard.keys().filter(|number| **number > 0).count() as u32 == self.steps.saturating_sub(1);
+        let trials = self.trials();
+        let gigabits = |trial: &Trial| trial.rate / 1e9;
         let overruns =
             if self.overruns > 0 { format!(", {} of them at this machine, too late fetched", self.overruns) } else { String::new() };
-        match (clean, first_lossy) {
-            (Some(clean), None) if all_steps => {
+        match (loss_free(&trials), lowest_lossy(&trials)) {
+            (Some(clean), None) if trials.len() as u32 == self.steps.saturating_sub(1) => {
                 Finding::ok("rate", format!("no loss up to {:.2} Gbit/s, the highest rate sent", gigabits(clean)))
             }
             (Some(clean), lossy) => {
                 let lost = lossy.map_or_else(
-                    || "nothing arrives above".to_owned(),
-                    |step| {
-                        let percent = 100.0 * f64::from(step.packets - step.arrived) / f64::from(step.packets.max(1));
-                        format!("{percent:.2} % lost at {:.2}{overruns}", gigabits(step))
-                    },
+                    || "nothing arrives of the next step".to_owned(),
+                    |trial| format!("{:.2} % lost at {:.2}{overruns}", 100.0 * trial.loss(), gigabits(trial)),
                 );
                 let advice = "give discus serve that --rate, or find the bottleneck: ring sizes (discus tune), a slower link or a port's flow control on the way";
                 Finding::warn("rate", format!("no loss up to {:.2} Gbit/s; {lost}", gigabits(clean)), advice)
             }
-            (None, Some(step)) => Finding::fail(
+            (None, Some(trial)) => Finding::fail(
                 "rate",
-                format!(
-                    "{} of {} packets lost at {:.2} Gbit/s already{overruns}",
-                    step.packets - step.arrived,
-                    step.packets,
-                    gigabits(step)
-                ),
+                format!("{} of {} packets lost at {:.2} Gbit/s already{overruns}", trial.sent - trial.arrived, trial.sent, gigabits(trial)),
                 "a bad cable, a duplex mismatch, or a link slower than that",
+            ),
+            (None, None) if self.heard.keys().any(|&number| number > 0) => Finding::fail(
+                "rate",
+                "nothing arrives at the lowest rate, something above",
+                "a bad cable, or a network that is used by others",
             ),
             (None, None) => Finding::fail("rate", "no full packet arrived", "see packet size"),
         }
@@ -149,6 +151,8 @@ mod tests {
         assert_eq!(of([100, 100, 100, 40]), [Ok, Ok, Warn]);
         assert_eq!(of([100, 100, 100, 0]), [Ok, Ok, Warn]);
         assert_eq!(of([100, 99, 100, 100]), [Ok, Ok, Fail]);
+        assert_eq!(of([100, 100, 0, 100]), [Ok, Ok, Warn], "a step of which nothing came is no clean one");
+        assert_eq!(of([100, 0, 100, 100]), [Ok, Ok, Fail]);
         assert_eq!(of([100, 0, 0, 0]), [Ok, Fail, Fail]);
         assert_eq!(verdicts(&round([0; 4])), [("multicast", Fail)]);
         assert!(round([100, 100, 100, 40]).findings(1)[2].found.starts_with("no loss up to 0.40 Gbit/s; 60.00 % lost at 0.80"));

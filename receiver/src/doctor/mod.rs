@@ -1,7 +1,8 @@
-//! What stands between this machine and a good transfer: interface, kernel, filter, intake, memory, disk, whether somebody queries for memberships; and
-//! what arrives of the probes that a sender's doctor sends ([`Arrivals`]).
+//! What stands between this machine and a good transfer: interface, kernel, filter, intake, memory, disk, whether somebody queries for memberships;
+//! what arrives of the probes that a sender's doctor sends ([`Arrivals`]); and what the sender answers over its control connection.
 
 mod arrivals;
+mod control;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use crate::interface::Interface;
 use crate::restore_rate;
 
 pub use arrivals::Arrivals;
+pub use control::{control_findings, look_until};
 
 /// Several buffers for one packet in XDP.
 const KERNEL_WANTED: (u32, u32) = (6, 6);
@@ -35,8 +37,8 @@ pub struct Examined {
     pub opened: Option<Opened>,
 }
 
-/// Looks at everything but the network behind the interface. `target`: where an image is to go.
-pub fn examine(interface: &str, group: SocketAddr, mode: IntakeMode, xdp: XdpMode, target: Option<&Path>) -> Examined {
+/// Looks at everything but the network behind the interface. `groups`: those that images come in; `target`: where an image is to go.
+pub fn examine(interface: &str, groups: &[SocketAddr], mode: IntakeMode, xdp: XdpMode, target: Option<&Path>) -> Examined {
     let mut findings = vec![kernel(), io_uring(), memlock()];
     if let Some(target) = target {
         findings.push(disk(target));
@@ -53,7 +55,7 @@ pub fn examine(interface: &str, group: SocketAddr, mode: IntakeMode, xdp: XdpMod
         }
     };
     findings.push(state(&found));
-    let opened = match open(&found, group, mode, xdp) {
+    let opened = match open(&found, groups, mode, xdp) {
         Ok(opened) => opened,
         Err(why) => {
             findings.push(Finding::fail(
@@ -66,8 +68,9 @@ pub fn examine(interface: &str, group: SocketAddr, mode: IntakeMode, xdp: XdpMod
     };
     findings.push(filter(&opened));
     findings.push(intake_line(&opened));
+    let addresses: Vec<String> = groups.iter().map(|group| group.ip().to_string()).collect();
     // The kernel has listed it, or it could not have been opened.
-    findings.push(Finding::ok("membership", format!("{} joined on {interface}, in force", group.ip())));
+    findings.push(Finding::ok("membership", format!("{} joined on {interface}, in force", addresses.join(", "))));
     Examined { findings, opened: Some(opened) }
 }
 
@@ -96,10 +99,10 @@ pub fn watch(opened: &mut Opened, limit: Duration, stopped: impl Fn() -> bool) -
     Ok(arrivals)
 }
 
-fn open(interface: &Interface, group: SocketAddr, mode: IntakeMode, xdp: XdpMode) -> Result<Opened, String> {
+fn open(interface: &Interface, groups: &[SocketAddr], mode: IntakeMode, xdp: XdpMode) -> Result<Opened, String> {
     let mtu_bytes = interface.mtu_bytes().map_err(|error| error.to_string())?;
     let symbol_bytes = probe_symbol_bytes(mtu_bytes).map_err(|error| error.to_string())?;
-    intake::open(interface, &Probe::parameters(symbol_bytes), &[group], &[group], IntakeOptions { mode, xdp, busy_poll: false })
+    intake::open(interface, &Probe::parameters(symbol_bytes), groups, groups, IntakeOptions { mode, xdp, busy_poll: false })
         .map_err(|error| error.to_string())
 }
 

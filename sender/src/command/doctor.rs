@@ -1,22 +1,25 @@
 //! `discus doctor`: what stands between this machine and a good transfer, and a stream of probes for receivers' doctors.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
-use sender::doctor::{examine, probe, probed};
+use sender::doctor::{ControlPort, examine, probe, probed};
 use sender::interface::Interface;
 use sender::transmit::Choice;
 use wire::doctor::{Finding, Listening};
 
 use super::rate::Rate;
+use super::remote::{self, CONTROL_PORT};
 
 /// Look for what would make transfers fail or slow; with --probe also send what receivers' doctors measure.
 ///
 /// Each line is ok, warn or FAIL, and says what to do. Start `discus-receive doctor` on the receivers first: these then see whether multicast arrives,
-/// in packets of which size, and up to which rate none is lost.
+/// in packets of which size, and up to which rate none is lost. While it probes it can also be asked, over TLS, whether it is the sender that receivers are
+/// told to expect: it prints its fingerprint for their --server-fingerprint, and at the end who has asked.
 #[derive(Args)]
 #[command(after_help = "Exit codes: 0 all is well; 20 the worst line is a warning; 21 something fails; 2 wrong usage")]
 pub(crate) struct DoctorArgs {
@@ -38,6 +41,12 @@ pub(crate) struct DoctorArgs {
     /// TTL or hop limit: how many routers packets may pass, and one.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     ttl: u8,
+    /// Where receivers' doctors ask for this sender, as discus serve --listen [default: port 4700 of every address].
+    #[arg(long, value_name = "ADDR:PORT", requires = "probe")]
+    control: Option<SocketAddr>,
+    /// Where discus serve keeps the sender's certificate; it is made when there is none. [default: /var/lib/discus for root, else under $XDG_STATE_HOME]
+    #[arg(long, value_name = "DIR", requires = "probe")]
+    state_dir: Option<PathBuf>,
     /// How packets leave, as for serve.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     transmit: Choice,
@@ -65,11 +74,17 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         findings.push(finding);
     };
     if let (true, Some(ready)) = (args.probe, &mut examined.ready) {
+        let address = args.control.unwrap_or_else(|| (Ipv6Addr::UNSPECIFIED, CONTROL_PORT).into());
+        let control = ControlPort::open(&remote::state_dir(args.state_dir.as_deref())?, address);
+        if let Ok(control) = &control {
+            eprintln!("receivers' doctors may ask for this sender: --server-fingerprint {}", control.fingerprint());
+        }
         let stop = AtomicBool::new(false);
         add(match probe(ready, args.rate.bits_per_second, args.rounds, &stop) {
             Ok(sent) => probed(&sent),
             Err(error) => Finding::fail("probes", error.to_string(), "see the lines above"),
         });
+        add(control.map_or_else(|finding| finding, ControlPort::end));
     }
     match listening {
         Some(Ok(listening)) => add(listening.end(Duration::from_secs(args.listen))),

@@ -1,7 +1,5 @@
 //! Asks a running sender over its control port: where it is, how it is known, and one HTTPS request at a time.
 
-mod tls;
-
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::Fingerprint;
+use wire::trust::{PAGES, Trust, client_config, mismatch};
 
 /// The port of a control server unless the operator says otherwise.
 pub(super) const CONTROL_PORT: u16 = 4700;
@@ -87,7 +86,6 @@ impl RemoteError {
 /// A sender that can be asked.
 pub(super) struct Remote {
     server: String,
-    fingerprint: Fingerprint,
     authorization: Option<String>,
     tls: TlsConnector,
     runtime: Runtime,
@@ -109,9 +107,8 @@ impl Remote {
         };
         Ok(Remote {
             server: with_port(&args.server),
-            fingerprint,
             authorization: token.map(|token| token.authorization()),
-            tls: TlsConnector::from(Arc::new(tls::client_config(fingerprint)?)),
+            tls: TlsConnector::from(Arc::new(client_config(Trust::Pin(fingerprint), PAGES)?)),
             runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         })
     }
@@ -145,8 +142,8 @@ impl Remote {
         let stream = TcpStream::connect(&self.server).await.map_err(|source| self.unreachable(source))?;
         // No name is compared, but rustls wants one.
         let name = ServerName::from(IpAddr::from([127, 0, 0, 1]));
-        let stream = self.tls.connect(name, stream).await.map_err(|source| match tls::other_certificate(&source) {
-            Some(got) => RemoteError::Untrusted { server: self.server.clone(), expected: self.fingerprint, got },
+        let stream = self.tls.connect(name, stream).await.map_err(|source| match mismatch(&source) {
+            Some(mismatch) => RemoteError::Untrusted { server: self.server.clone(), expected: mismatch.expected, got: mismatch.got },
             None => self.unreachable(source),
         })?;
         let no_answer = |source| RemoteError::NoAnswer { server: self.server.clone(), source };

@@ -52,14 +52,11 @@ impl ServerIdentity {
 
     /// What receivers pin: SHA-256 of the certificate.
     pub fn fingerprint(&self) -> Fingerprint {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &self.certificate);
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest.as_ref());
-        Fingerprint(bytes)
+        Fingerprint::of(&self.certificate)
     }
 
     /// TLS 1.3 only; gRPC over HTTP/2, the operator's pages over either.
-    pub(super) fn tls_config(&self) -> Result<rustls::ServerConfig, ControlError> {
+    pub(crate) fn tls_config(&self) -> Result<rustls::ServerConfig, ControlError> {
         let provider = rustls::crypto::ring::default_provider();
         let mut config = rustls::ServerConfig::builder_with_provider(provider.into())
             .with_protocol_versions(&[&rustls::version::TLS13])?

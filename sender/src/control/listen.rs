@@ -46,7 +46,7 @@ const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
 /// Opens the listening socket. `[::]` takes IPv4 too; where the kernel has no IPv6 it becomes `0.0.0.0`.
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let open = |address: SocketAddr| {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // Not to wait out TIME_WAIT after a restart.

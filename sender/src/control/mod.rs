@@ -29,6 +29,7 @@ mod traffic;
 pub use descriptions::{DescriptiveStream, GATHER, ManifestCounts};
 pub use error::ControlError;
 pub use identity::{ServerIdentity, default_state_dir};
+pub(crate) use listen::bind;
 pub use receiver_status::{ReceiverState, ReceiverStatus, RosterSnapshot};
 pub use session::{ChunkSource, ImageInfo, SessionInfo, StreamInfo};
 pub use settings::{

@@ -1,6 +1,7 @@
 //! What stands between this machine and a good transfer: the interface, the card, the kernel, the way onto the network, and whether somebody queries
-//! for memberships; and the probe stream ([`probe`]) by which receivers' doctors see what arrives.
+//! for memberships; the probe stream ([`probe`]) by which receivers' doctors see what arrives; and the control port that they ask for this sender ([`ControlPort`]).
 
+mod control;
 mod probe;
 
 use std::fs;
@@ -15,6 +16,7 @@ use crate::interface::Interface;
 use crate::transmit::{self, Choice, Mode, Opened, TransmitConfig};
 use crate::tune::{Wishes, survey};
 
+pub use control::ControlPort;
 pub use probe::{Sent, run as probe};
 
 /// Several buffers for one packet in XDP, and AF_XDP that uses them.

@@ -1,7 +1,8 @@
-//! What the doctors of sender and receiver send and hear, and how they say what they have found: findings, the probe stream, and the queries by
-//! which a network shows that somebody keeps account of multicast memberships.
+//! What the doctors of sender and receiver send and hear, and how they say what they have found: findings, the probe stream and what its loss means ([`throughput`]), and the
+//! queries by which a network shows that somebody keeps account of multicast memberships.
 
 mod querier;
+pub mod throughput;
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,15 +1,22 @@
-//! Trust in the sender: its certificate is compared with a pinned fingerprint; names, dates and authorities play no part, since a
+//! Trust in the sender, by whoever connects to it: its certificate is compared with a pinned fingerprint; names, dates and authorities play no part, since a
 //! machine in its first boot has neither a clock nor a store of authorities. The handshake's signature is verified as ever, so the
 //! peer has the certificate's key.
+
+use std::io;
+use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, PeerIncompatible, SignatureScheme};
-use std::io;
-use std::sync::Arc;
-use wire::Fingerprint;
+
+use crate::Fingerprint;
+
+/// What receivers speak over TLS (RFC 7301 name): gRPC over HTTP/2.
+pub const GRPC: &[u8] = b"h2";
+/// … and what operators' programs speak.
+pub const PAGES: &[u8] = b"http/1.1";
 
 /// Which sender is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,16 +30,18 @@ pub enum Trust {
 /// The server showed another certificate than the pinned one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("certificate {got} instead of {expected}")]
-pub(super) struct FingerprintMismatch {
-    pub(super) expected: Fingerprint,
-    pub(super) got: Fingerprint,
+pub struct FingerprintMismatch {
+    /// What was pinned.
+    pub expected: Fingerprint,
+    /// What it showed.
+    pub got: Fingerprint,
 }
 
-/// How a receiver speaks TLS: 1.3 only, HTTP/2 only. For programs that make connections of their own, such as load generators.
+/// How to speak TLS with a sender: 1.3 only, and inside it only `protocol`: [`GRPC`] or [`PAGES`].
 ///
 /// # Errors
 /// When the cryptography does not know TLS 1.3: a defect of the build.
-pub fn client_config(trust: Trust) -> Result<ClientConfig, rustls::Error> {
+pub fn client_config(trust: Trust, protocol: &[u8]) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(PinnedCertificate { trust, provider: provider.clone() });
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -40,22 +49,15 @@ pub fn client_config(trust: Trust) -> Result<ClientConfig, rustls::Error> {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     // The address says nothing about the server: it is known by its fingerprint.
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     Ok(config)
 }
 
-/// SHA-256 of a certificate.
-pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, certificate).as_ref());
-    Fingerprint(bytes)
-}
-
 /// The mismatch behind a failed handshake, if that is why it failed.
-pub(super) fn mismatch(error: &io::Error) -> Option<FingerprintMismatch> {
+pub fn mismatch(error: &io::Error) -> Option<FingerprintMismatch> {
     match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
             cause.downcast_ref::<FingerprintMismatch>().copied()
@@ -79,7 +81,7 @@ impl ServerCertVerifier for PinnedCertificate {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let got = fingerprint(end_entity);
+        let got = Fingerprint::of(end_entity);
         match self.trust {
             Trust::Pin(expected) if expected != got => {
                 let mismatch = FingerprintMismatch { expected, got };
