@@ -197,6 +197,9 @@ impl Dispatcher {
                 }
                 return;
             }
+            ControlEvent::Describing { bits_per_second } => {
+                return self.delivery.set_reserved_rate(micros(self.started), bits_per_second);
+            }
             ControlEvent::Reported { receiver, report } => Event::Reported { receiver, report },
             ControlEvent::Left { receiver, outcome } => {
                 let departure = match outcome {
