@@ -287,7 +287,7 @@ impl Server {
         let mut chunks = Vec::new();
         loop {
             match self.next() {
-                ControlEvent::Joined { .. } | ControlEvent::Settings(_) => {}
+                ControlEvent::Joined { .. } | ControlEvent::Settings(_) | ControlEvent::Describing { .. } => {}
                 ControlEvent::Reported { report, .. } => {
                     assert_eq!(report.passed, [], "no stream was heard");
                     chunks.extend(report.completed.into_iter().flat_map(ChunkRange::chunks).map(|chunk| chunk.0));

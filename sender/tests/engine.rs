@@ -239,6 +239,13 @@ fn the_operators_cap_holds_while_it_runs() {
             last = engine.progress().rate_bits_per_second;
         }
     }
+    // A manifest that is multicast has its part of it.
+    events.send(ControlEvent::Describing { bits_per_second: 300_000 }).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while engine.progress().rate_bits_per_second != 700_000 {
+        assert!(Instant::now() < deadline, "it stays at {}", engine.progress().rate_bits_per_second);
+        packets.recv_deadline(deadline).unwrap();
+    }
 }
 
 fn is_sync_after(last: Option<Header>, position: wire::Sequence) -> bool {

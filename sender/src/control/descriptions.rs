@@ -5,8 +5,10 @@
 //! than [`RECEIVERS_MIN`] by then goes to each over its own connection. A receiver that came too late for the first packets waits for the
 //! next time; one that lost packets asks for the blocks that it lacks.
 
-use super::Shared;
 use super::session::SessionInfo;
+use super::{ControlEvent, Shared};
+use crate::transmit::{LINK_OVERHEAD_BYTES, frame_bytes};
+use crossbeam_channel::{Sender, TrySendError};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io;
@@ -33,11 +35,14 @@ const GATHER_TIMES_MAX: u32 = 10;
 const SETTLE: Duration = Duration::from_millis(10);
 /// Two save little; the third makes up for the packets that only switches see and for the repair symbols.
 const RECEIVERS_MIN: usize = 3;
-/// Nobody waits for descriptions while chunks are sent, so they take a tenth of what the operator allows, and no more than any link has.
+/// Nobody waits for descriptions while chunks are sent, so they take a tenth of what the operator allows, and no more than any link has. The streams leave
+/// them that much.
 const RATE_SHARE: u64 = 10;
-/// A description has ended within minutes however low the cap is.
+/// A description has ended within minutes where the cap is low, if half of the cap is so much.
 const RATE_MIN_BITS_PER_SECOND: u64 = 1_000_000;
 const RATE_MAX_BITS_PER_SECOND: u64 = 100_000_000;
+/// How long to wait when the engine has more events than it can take.
+const ENGINE_BEHIND: Duration = Duration::from_millis(5);
 /// The receiver gives up a sender that says nothing for longer.
 const GOES_ON_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -87,6 +92,7 @@ pub(super) struct Descriptions {
     /// Held while one is sent: together they keep to the rate.
     sending: tokio::sync::Mutex<()>,
     sequence: AtomicU32,
+    events: Sender<ControlEvent>,
     by_unicast: AtomicU64,
     multicasts: AtomicU64,
     by_multicast: AtomicU64,
@@ -95,7 +101,7 @@ pub(super) struct Descriptions {
 
 impl Descriptions {
     /// Within a tokio runtime.
-    pub(super) fn new(info: &SessionInfo) -> io::Result<Descriptions> {
+    pub(super) fn new(info: &SessionInfo, events: Sender<ControlEvent>) -> io::Result<Descriptions> {
         let socket = |stream: &Arc<DescriptiveStream>| {
             stream.socket.set_nonblocking(true)?;
             UdpSocket::from_std(stream.socket.try_clone()?)
@@ -108,6 +114,7 @@ impl Descriptions {
             gathering: Mutex::default(),
             sending: tokio::sync::Mutex::default(),
             sequence: AtomicU32::new(0),
+            events,
             by_unicast: AtomicU64::new(0),
             multicasts: AtomicU64::new(0),
             by_multicast: AtomicU64::new(0),
@@ -130,6 +137,13 @@ impl Descriptions {
         let stream = info.descriptive.as_ref()?;
         shape(info, self.hashes.get(image)?, image)?;
         Some(v1::Description { group: stream.group.to_string(), source: stream.source.to_string(), hash: self.hashes.get(image)?.to_vec() })
+    }
+
+    /// The streams are to leave so much of the cap to descriptions from now on. It is not lost when the engine is behind.
+    async fn reserve(&self, bits_per_second: u64) {
+        while let Err(TrySendError::Full(_)) = self.events.try_send(ControlEvent::Describing { bits_per_second }) {
+            sleep(ENGINE_BEHIND).await;
+        }
     }
 
     fn gathering(&self) -> MutexGuard<'_, HashMap<usize, watch::Receiver<Phase>>> {
@@ -256,9 +270,11 @@ async fn gather_and_send(shared: Arc<Shared>, image: usize, phase: watch::Sender
         phase.send_replace(Phase::Unicast);
         return;
     }
+    descriptions.reserve(rate_bits_per_second(&shared)).await;
     sleep(SETTLE).await;
     phase.send_replace(Phase::Sending);
     let outcome = multicast(&shared, image).await;
+    descriptions.reserve(0).await;
     match outcome {
         Ok(()) => {
             descriptions.multicasts.fetch_add(1, Ordering::Relaxed);
@@ -272,13 +288,21 @@ async fn gather_and_send(shared: Arc<Shared>, image: usize, phase: watch::Sender
     }
 }
 
-/// Sends all packets of a description once, evenly.
+/// What descriptions may take now, frames and what is around them included.
+fn rate_bits_per_second(shared: &Shared) -> u64 {
+    let cap = shared.settings.current().rate_cap_bits_per_second;
+    (cap / RATE_SHARE).clamp(RATE_MIN_BITS_PER_SECOND, RATE_MAX_BITS_PER_SECOND).min(cap / 2).max(1)
+}
+
+/// Sends all packets of a description once, evenly; the streams have made room for it.
 async fn multicast(shared: &Shared, image: usize) -> io::Result<()> {
     let unusable = || io::Error::from(io::ErrorKind::Unsupported);
     let descriptions = &shared.descriptions;
     let (socket, shape) = descriptions.socket.as_ref().zip(shape(&shared.info, &descriptions.hashes[image], image)).ok_or_else(unusable)?;
     let description = [shared.info.images[image].manifest.as_slice(), &shared.info.proof].concat();
+    let group = shared.info.descriptive.as_ref().ok_or_else(unusable)?.group.ip();
     let mut due = Instant::now();
+    let mut reserved = rate_bits_per_second(shared);
     let mut packets = Packets::new(shape, &description, Sequence(descriptions.sequence.load(Ordering::Relaxed)));
     // Blocks are encoded one group at a time, some milliseconds of work at most.
     for packet in packets.by_ref() {
@@ -289,9 +313,13 @@ async fn multicast(shared: &Shared, image: usize) -> io::Result<()> {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(error) => return Err(error),
         }
-        let rate =
-            (shared.settings.current().rate_cap_bits_per_second / RATE_SHARE).clamp(RATE_MIN_BITS_PER_SECOND, RATE_MAX_BITS_PER_SECOND);
-        due += Duration::from_nanos(packet.len() as u64 * 8 * 1_000_000_000 / rate);
+        let rate = rate_bits_per_second(shared);
+        if rate != reserved {
+            descriptions.reserve(rate).await;
+            reserved = rate;
+        }
+        let line_bits = (frame_bytes(group, packet.len()) + LINK_OVERHEAD_BYTES) as u64 * 8;
+        due += Duration::from_nanos(line_bits * 1_000_000_000 / rate);
     }
     descriptions.sequence.store(packets.next_sequence().0, Ordering::Relaxed);
     Ok(())

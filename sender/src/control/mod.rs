@@ -138,6 +138,11 @@ pub enum ControlEvent {
     },
     /// The operator has changed something; these are all settings as they are from now on.
     Settings(Settings),
+    /// Manifests are being multicast beside the streams, which leave them so much of the cap from now on.
+    Describing {
+        /// Counted as frames on the wire; 0: no longer.
+        bits_per_second: u64,
+    },
 }
 
 /// What a receiver says of itself when it joins.
@@ -244,7 +249,7 @@ impl ControlServer {
         let local_addr = socket.local_addr().map_err(listen_error)?;
         let descriptions = {
             let _context = runtime.enter();
-            Descriptions::new(&info).map_err(ControlError::Runtime)?
+            Descriptions::new(&info, events.clone()).map_err(ControlError::Runtime)?
         };
         let shared = Arc::new(Shared {
             descriptions,

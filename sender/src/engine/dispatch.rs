@@ -206,6 +206,9 @@ impl Dispatcher {
                 }
                 Event::Reported { receiver, report }
             }
+            ControlEvent::Describing { bits_per_second } => {
+                return self.delivery.set_reserved_rate(micros(self.started), bits_per_second);
+            }
             ControlEvent::Left { receiver, outcome } => {
                 let departure = match outcome {
                     Outcome::Completed => Departure::Completed,

@@ -84,6 +84,8 @@ pub struct Delivery {
     sent: ChunkSet,
     symbols_needed: u64,
     rate_cap_bits_per_second: u64,
+    /// What others send beside the streams, within the cap.
+    reserved_bits_per_second: u64,
 }
 
 impl Delivery {
@@ -102,6 +104,7 @@ impl Delivery {
             sent: ChunkSet::new(chunk_count),
             symbols_needed: 0,
             rate_cap_bits_per_second: config.schedule.rate_cap_bits_per_second,
+            reserved_bits_per_second: 0,
             config,
         }
     }
@@ -177,6 +180,18 @@ impl Delivery {
     pub fn set_rate_cap(&mut self, now: Micros, bits_per_second: u64) {
         self.rate_cap_bits_per_second = bits_per_second.max(1);
         self.plan(now);
+    }
+
+    /// So much of the cap is taken by what is sent beside the streams from now on: these get the rest, but never less than half of the cap.
+    pub fn set_reserved_rate(&mut self, now: Micros, bits_per_second: u64) {
+        self.reserved_bits_per_second = bits_per_second;
+        self.plan(now);
+    }
+
+    /// What all streams together may send.
+    fn streams_cap_bits_per_second(&self) -> u64 {
+        let cap = self.rate_cap_bits_per_second;
+        cap.saturating_sub(self.reserved_bits_per_second).max(cap / 2).max(1)
     }
 
     /// The least time between two reports of a receiver that the sender can ask for now.

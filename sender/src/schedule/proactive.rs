@@ -5,18 +5,17 @@
 //! (`model`), and then follows f, the share of chunks of which somebody still lacked something. A group that went out with h and of which f was reported says that
 //! the target would have been met with h + s ln(ln(1 − f) / ln(1 − target)), s being the symbols that divide the rate of reports by e; h moves part of the way there. Of receivers
 //! that are not listening yet as many reports are expected as of those that are.
-//! Since what is said is related to the h that the group went out with, h does not swing, however long reports take. At target 0.25 what
-//! was sent in vain is below one standard deviation of the largest loss among the receivers, under 1 % of K = 187.
+//! Since what is said is related to the h that the group went out with, h does not swing, however long reports take. The target is what makes few
+//! entries of each receiver's reports, as far as the symbols sent in vain allow (`target`).
 
 mod model;
+mod target;
 
 pub(super) use model::LossModel;
+use target::Target;
 
 /// From so many receivers on: fewer report little, and repaired by the very symbols that they lack they have nothing to decode.
 const LISTENERS_MIN: usize = 8;
-/// From so many on reports count for more than the symbols sent in vain: a quarter of the chunks being reported, by one receiver or two, is fewer than
-/// 5 entries per receiver and 1,000 chunks.
-const LISTENERS_MANY: usize = 64;
 /// Never more than this share of K, whatever is said: R is a quarter of K, and some symbols must be left for repair.
 const SHARE_OF_K_MAX: f64 = 0.2;
 /// Nothing changes by more than this at once, the first estimate apart.
@@ -37,6 +36,8 @@ const SCALE_MAX: f64 = 3.0;
 pub(super) struct Proactive {
     symbols: f64,
     scale: f64,
+    /// The share of chunks that is to be reported.
+    target: Target,
     /// Counts how often all was learnt anew.
     epoch: u32,
     /// Part of a symbol that the chunks so far should have had and did not get.
@@ -65,7 +66,7 @@ pub(super) struct Landed {
 
 impl Proactive {
     pub(super) fn new() -> Proactive {
-        Proactive { symbols: 0.0, scale: SCALE, epoch: 0, owed: 0.0, primed: false, interleave: 0 }
+        Proactive { symbols: 0.0, scale: SCALE, target: Target::default(), epoch: 0, owed: 0.0, primed: false, interleave: 0 }
     }
 
     /// With what groups go out now.
@@ -93,11 +94,16 @@ impl Proactive {
         }
     }
 
-    /// Takes a first estimate, while there is no experience.
-    pub(super) fn prime(&mut self, model: &LossModel) {
-        if !self.primed && !model.losses.is_empty() && model.receivers >= LISTENERS_MIN {
+    /// Takes what is known of losses: what it may cost to have few reports, and a first estimate, while there is no experience.
+    pub(super) fn mind_losses(&mut self, model: &LossModel) {
+        if model.losses.is_empty() || model.receivers < LISTENERS_MIN {
+            return;
+        }
+        let most = most_symbols(model.source_symbols);
+        self.target.mind_losses(model, most);
+        if !self.primed {
             self.primed = true;
-            let estimate = model.estimate(report_rate(target(model.receivers)), most_symbols(model.source_symbols));
+            let estimate = model.estimate(report_rate(self.target.share(model.receivers)), most);
             self.symbols = estimate.symbols;
             self.scale = if estimate.scale.is_finite() { estimate.scale.clamp(SCALE_MIN, SCALE_MAX) } else { SCALE };
         }
@@ -113,7 +119,7 @@ impl Proactive {
             return;
         }
         let receivers = group.receivers.max(group.listeners);
-        let target = target(receivers);
+        let target = self.target.share(receivers);
         let unheard = receivers as f64 / group.listeners as f64;
         let (chunks, reported) = (group.deficits.len() as f64, group.deficits.iter().filter(|&&deficit| deficit > 0).count() as f64);
         let short = if reported > chunks * 0.75 {
@@ -124,7 +130,9 @@ impl Proactive {
         } else {
             let came = chunks * report_rate(reported / chunks);
             let aimed_at = chunks * report_rate(target) / unheard;
-            self.scale * ((came + REPORTS_BEFORE) / (aimed_at + REPORTS_BEFORE)).ln()
+            // By chance it is now more and now less: on average nothing is to follow from that.
+            let by_chance = mean_logarithm(aimed_at);
+            self.scale * ((came + REPORTS_BEFORE).ln() - by_chance)
         };
         let step = group.provision.symbols + short - self.symbols;
         let part = if self.primed { chunks / (chunks + INERTIA_CHUNKS) } else { 1.0 };
@@ -139,14 +147,25 @@ fn most_symbols(source_symbols: u16) -> u16 {
     (f64::from(source_symbols) * SHARE_OF_K_MAX) as u16
 }
 
-/// The share of chunks that is to be reported.
-fn target(listeners: usize) -> f64 {
-    if listeners >= LISTENERS_MANY { 0.25 } else { 0.5 }
-}
-
 /// Receivers that lack something of a chunk, on average, when of a share of the chunks somebody does and they lose independently (Poisson).
 fn report_rate(share: f64) -> f64 {
     -(1.0 - share).ln()
+}
+
+/// Of ln(n + [`REPORTS_BEFORE`]), n being Poisson with this mean. Of few it is far below the logarithm of the mean: with a target of 4 % 16 chunks have 0.7
+/// reports, and h would be moved down by 0.16 symbols with each group that is as it should be.
+fn mean_logarithm(mean: f64) -> f64 {
+    // Beyond, the first term of the expansion differs by less than 0.001.
+    if mean > 30.0 {
+        return (mean + REPORTS_BEFORE).ln() - 0.5 * mean / (mean + REPORTS_BEFORE).powi(2);
+    }
+    let mut probability = (-mean).exp();
+    let mut sum = 0.0;
+    for count in 0..100 {
+        sum += probability * (f64::from(count) + REPORTS_BEFORE).ln();
+        probability *= mean / f64::from(count + 1);
+    }
+    sum
 }
 
 #[cfg(test)]
@@ -172,7 +191,7 @@ mod tests {
         assert_eq!(proactive.symbols, 3.0, "three quarters would have had enough");
         (0..100).for_each(|_| proactive.landed(landed(0.0, &[2, 3, 2, 4])));
         assert_eq!(proactive.symbols, 3.0, "that has been heeded");
-        (0..100).for_each(|_| proactive.landed(landed(3.0, &[0, 1, 0, 0])));
+        (0..100).for_each(|_| proactive.landed(landed(3.0, &[0, 1, 0, 0].repeat(16))));
         assert!((2.9..3.1).contains(&proactive.symbols), "as aimed at: {proactive:?}");
         proactive.landed(landed(3.0, &[0; 64]));
         assert!((1.0..2.5).contains(&proactive.symbols), "nobody asked about many: {proactive:?}");
@@ -184,16 +203,30 @@ mod tests {
     }
 
     #[test]
+    fn chance_moves_nothing_on_average() {
+        // Of 16 chunks one is reported as often as the target says: 0, 1, 2 of them by the Poisson distribution.
+        for aimed_at in [0.1_f64, 0.7, 4.6, 29.9, 30.1] {
+            let mut probability = (-aimed_at).exp();
+            let mut step = 0.0;
+            for count in 0..90 {
+                step += probability * ((f64::from(count) + REPORTS_BEFORE).ln() - mean_logarithm(aimed_at));
+                probability *= aimed_at / f64::from(count + 1);
+            }
+            assert!(step.abs() < 0.001, "{aimed_at}: {step}");
+        }
+    }
+
+    #[test]
     fn what_was_learnt_of_runs_holds_for_one_interleave_only() {
         let model = |interleave| LossModel { losses: vec![0.01], receivers: 1_000, run_packets: 32.0, interleave, source_symbols: 187 };
         let mut proactive = Proactive::new();
         proactive.mind_interleave(16, 32.0);
-        proactive.prime(&model(16));
+        proactive.mind_losses(&model(16));
         let (before, at_16) = (proactive.provision(), proactive.symbols);
         proactive.mind_interleave(20, 32.0);
         assert_eq!(proactive.provision(), before);
         proactive.mind_interleave(64, 32.0);
-        proactive.prime(&model(64));
+        proactive.mind_losses(&model(64));
         let at_64 = proactive.symbols;
         assert!(at_64 + 4.0 < at_16, "{at_16} {at_64}");
         proactive.landed(Landed { provision: before, deficits: vec![9; 16], listeners: 1_000, receivers: 1_000 });

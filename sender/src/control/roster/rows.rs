@@ -88,7 +88,7 @@ impl Entry {
                 Outcome::Failed(reason) => Entry::Left { state: ReceiverState::Failed, reason: Some(reason.clone()) },
                 Outcome::Lost(reason) => Entry::Left { state: ReceiverState::Lost, reason: Some(reason.clone()) },
             },
-            ControlEvent::Settings(_) => return None,
+            ControlEvent::Settings(_) | ControlEvent::Describing { .. } => return None,
         })
     }
 }

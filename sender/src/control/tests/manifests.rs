@@ -111,6 +111,16 @@ async fn three_who_want_the_same_are_sent_it_once() {
     // Two per cent of repair symbols, and two for each block.
     let needed = DESCRIPTION_BYTES.div_ceil(1408) + 2;
     assert!(sent.len() <= needed + needed / 50 + 9, "{} packets for {needed}", sent.len());
+    // The streams made room for a tenth of the cap, and were told of the end.
+    let reserved: Vec<u64> = bench
+        .events
+        .try_iter()
+        .filter_map(|event| match event {
+            ControlEvent::Describing { bits_per_second } => Some(bits_per_second),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reserved, [100_000_000, 0]);
     let counts = bench.server.manifests();
     assert_eq!(counts, ManifestCounts { multicasts: 1, by_multicast: 3, ..ManifestCounts::default() });
     bench.serves().await;

@@ -71,9 +71,9 @@ impl Delivery {
         // What is left on a stream without a plan drains at a tenth of the cap, for which the others make room.
         let drains = self.lanes.iter().zip(&rates).filter(|(lane, rate)| **rate == 0 && !lane.is_empty()).count() as u64;
         // It is no less on a stream that is empty: somebody who joins before the next plan may be brought something there.
-        let rest = self.rate_cap_bits_per_second / 10 / drains.max(1);
+        let rest = self.streams_cap_bits_per_second() / 10 / drains.max(1);
         let planned: u64 = rates.iter().sum();
-        let room = (self.rate_cap_bits_per_second - rest * drains) as f64 / planned.max(1) as f64;
+        let room = (self.streams_cap_bits_per_second() - rest * drains) as f64 / planned.max(1) as f64;
         for (lane, planned) in self.lanes.iter_mut().zip(rates) {
             let rate = if planned == 0 { rest } else { (planned as f64 * room.min(1.0)) as u64 };
             lane.scheduler.set_report_load(receivers);
@@ -204,7 +204,7 @@ impl Delivery {
         let mut rates = vec![0; count];
         if streams.is_empty() {
             let first = self.assignment.base.first().copied().unwrap_or(0);
-            rates[first] = self.rate_cap_bits_per_second;
+            rates[first] = self.streams_cap_bits_per_second();
             return (Assignment { base: vec![first; self.config.classes.len()], express: Vec::new() }, rates);
         }
         let mut assignment = Assignment { base: self.assignment.base.clone(), express: Vec::new() };
@@ -260,7 +260,7 @@ impl Delivery {
     }
 
     fn cap_bytes_per_second(&self) -> u64 {
-        let bytes = self.rate_cap_bits_per_second as f64 / self.line_bits(1.0e6) as f64 * 1.0e6;
+        let bytes = self.streams_cap_bits_per_second() as f64 / self.line_bits(1.0e6) as f64 * 1.0e6;
         (bytes as u64).max(1)
     }
 

@@ -247,6 +247,39 @@ fn plans_change_while_running_and_nothing_is_lost_or_sent_twice() {
 }
 
 #[test]
+fn what_is_sent_beside_the_streams_is_within_the_cap() {
+    let total = |scene: &Scene| -> u64 {
+        let used = scene.delivery.lanes.iter().filter(|lane| !lane.is_empty());
+        used.map(|lane| lane.rate_cap_bits_per_second()).sum()
+    };
+    let mut scene = Scene::new(&[700, 300, 300, 300, 300], 8, "wait");
+    // With one stream, and with five that have the whole link between them.
+    scene.join(9, &[range(0, 1_900)], 0);
+    for streams in [1, 5] {
+        if streams == 5 {
+            scene.delivery.handle(scene.now, Event::Left { receiver: ReceiverId(9) });
+            scene.wants.remove(&ReceiverId(9));
+            four_images(&mut scene, LINK / 4);
+            scene.now = scene.now.after(PLAN_INTERVAL_US);
+            scene.step();
+        }
+        assert_eq!(scene.delivery.streams_in_use(), streams);
+        let alone = total(&scene);
+        assert!((LINK * 8 * 99 / 100..=LINK * 8).contains(&alone), "{alone}");
+        scene.delivery.set_reserved_rate(scene.now, LINK * 8 / 10);
+        assert!(total(&scene) <= LINK * 8 * 9 / 10, "{streams}: {}", total(&scene));
+        assert!(scene.delivery.total_rate_bits_per_second() <= LINK * 8 * 9 / 10, "at once");
+        scene.delivery.set_rate_cap(scene.now, LINK * 4);
+        assert!(total(&scene) <= LINK * 4 - LINK * 8 / 10, "the operator's cap and what is reserved");
+        scene.delivery.set_rate_cap(scene.now, LINK);
+        assert!(total(&scene) >= LINK / 2 * 99 / 100, "half is left of a cap below what is reserved");
+        scene.delivery.set_rate_cap(scene.now, LINK * 8);
+        scene.delivery.set_reserved_rate(scene.now, 0);
+        assert!(total(&scene) >= alone * 99 / 100, "as before");
+    }
+}
+
+#[test]
 fn a_receiver_that_no_multicast_reaches_makes_no_demand() {
     let mut scene = Scene::new(&[10], 2, "wait");
     scene.delivery.join(scene.now, ReceiverId(7), &[range(0, 10)], 0, true);

@@ -48,7 +48,26 @@ impl LossModel {
         Estimate { symbols, scale }
     }
 
-    /// For 0, 1, 2 … repair symbols: how many receivers lack something of a chunk, on average.
+    /// The rate of reports that is left when so much goes with chunks, `most` symbols at most, that the share `in_vain` of all symbols is more than the neediest needs.
+    pub(super) fn report_rate_at(&self, in_vain: f64, most: u16) -> f64 {
+        let rates = self.report_rates(most);
+        // The neediest needs more than m symbols with probability 1 − exp(−rate(m)): the sum is what it needs on average.
+        let needed: f64 = rates.iter().map(|rate| 1.0 - (-rate).exp()).sum();
+        let mut left = in_vain * (f64::from(self.source_symbols) + needed);
+        for (&here, &next) in rates.iter().zip(rates.iter().skip(1)) {
+            // One symbol more is in vain when those before it were enough.
+            let cost = (-here).exp();
+            if cost > left {
+                // Some chunks have it and some do not.
+                return here + (next - here) * left / cost;
+            }
+            left -= cost;
+        }
+        rates.last().copied().unwrap_or(0.0)
+    }
+
+    /// For 0, 1, 2 … repair symbols: the rate of reports on a chunk, by which nobody lacks anything of it with probability exp(−rate). Where somebody
+    /// seldom does it is how many receivers do, on average.
     fn report_rates(&self, most: u16) -> Vec<f64> {
         let mut rates = vec![0.0; usize::from(most) + 1];
         let class = self.losses.len().div_ceil(CLASSES).max(1);
@@ -73,7 +92,7 @@ impl LossModel {
         for sent in 1..first + rates.len() {
             if let Some(repair) = sent.checked_sub(first) {
                 let has_enough: f64 = good[..=repair].iter().chain(&bad[..=repair]).sum();
-                rates[repair] += receivers * (1.0 - has_enough).max(0.0);
+                rates[repair] -= receivers * has_enough.clamp(f64::MIN_POSITIVE, 1.0).ln();
             }
             for lost in (0..good.len()).rev() {
                 let (was_good, was_bad) = (good[lost], bad[lost]);
@@ -98,8 +117,8 @@ mod tests {
     #[test]
     fn single_losses_are_binomial() {
         let rates = model(0.01, 1.0, 16).report_rates(12);
-        // 1 − 0.99^187, and of 195 symbols more than 8 lost: Σ C(195, i) 0.01^i 0.99^(195 − i) from 9 on.
-        assert!((rates[0] - 847.3).abs() < 0.5, "{rates:?}");
+        // All 187 arrive with probability 0.99^187; and of 195 symbols more than 8 are lost: Σ C(195, i) 0.01^i 0.99^(195 − i) from 9 on.
+        assert!((rates[0] + 187_000.0 * 0.99_f64.ln()).abs() < 0.5, "{rates:?}");
         assert!((rates[8] - 0.176).abs() < 0.001, "{rates:?}");
     }
 
@@ -109,6 +128,16 @@ mod tests {
         let (single, wide, narrow) = (symbols(1.0, 16), symbols(32.0, 64), symbols(32.0, 16));
         assert!((7.0..8.5).contains(&single) && (9.0..10.5).contains(&wide) && (19.0..22.0).contains(&narrow), "{single} {wide} {narrow}");
         assert!((symbols(32.0, 1_000) - single).abs() < 0.01);
+    }
+
+    #[test]
+    fn what_is_in_vain_is_weighed_against_reports() {
+        let few = LossModel { receivers: 10, ..model(0.01, 1.0, 16) };
+        // Computed apart, from binomial distributions: with 5.86 symbols 0.9 % of 187 are in vain, and 5.0 entries of each receiver are left in 1,000 chunks.
+        let rate = few.report_rate_at(0.009 * 187.0 / (187.0 + 4.24), 37);
+        assert!((rate - 0.05).abs() < 0.002, "{rate}");
+        assert_eq!(few.report_rate_at(0.0, 37), few.report_rates(0)[0], "nothing may be");
+        assert!(few.report_rate_at(1.0, 37) < 1e-6);
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Scheduler {
         // Who has not reported yet will lose like those that have.
         let receivers = self.roster.wanting();
         let source_symbols = self.config.parameters.source_symbols_max();
-        self.proactive.prime(&LossModel { losses: review.losses, receivers, run_packets, interleave, source_symbols });
+        self.proactive.mind_losses(&LossModel { losses: review.losses, receivers, run_packets, interleave, source_symbols });
     }
 
     pub(super) fn tick(&mut self, now: Micros) {
