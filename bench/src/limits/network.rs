@@ -148,9 +148,7 @@ fn send_on(queue: u32, link: &Link, load: &Load) -> Result<Sent> {
         choice: load.choice,
     };
     let mut opened = transmit::open(&config)?;
-    let bytes = vec![0x5A; DISTINCT_SYMBOLS * symbol_bytes];
-    // As in a session, where they are computed when a chunk has been read.
-    let symbols: Vec<Symbol<'_>> = bytes.chunks_exact(symbol_bytes.max(1)).map(Symbol::new).collect();
+    let symbols = vec![0x5A; DISTINCT_SYMBOLS * symbol_bytes];
     let packet = |number: u64| {
         // Wanted chunks are the lower half of the ids; spread evenly among the packets.
         let wanted = number % 100 < u64::from(load.wanted_percent);
@@ -164,7 +162,8 @@ fn send_on(queue: u32, link: &Link, load: &Load) -> Result<Sent> {
             sequence: Sequence(number as u32),
             stream: StreamId(0),
         };
-        Packet { header, symbol: symbols.get(number as usize % DISTINCT_SYMBOLS).copied().unwrap_or_default() }
+        // With its CRC, which somebody has to compute: in a session it is the thread that reads.
+        Packet { header, symbol: Symbol::new(&symbols[number as usize % DISTINCT_SYMBOLS * symbol_bytes..][..symbol_bytes]) }
     };
     let mut counters = Counters::open().ok();
     let mut batch: Vec<Packet<'_>> = Vec::with_capacity(load.batch);
