@@ -7,6 +7,8 @@
 //!      +-----------------------------------------+
 //! ```
 //!
+//! Without workers the intake hashes chunks while they come, and the writer's thread does the rest of their work.
+//!
 //! Buffers flow one way and return to their pools; all queues are as long as there are buffers, so nothing ever waits for room.
 //! Memory that runs out is a chunk given up, not a thread stopped: the intake never waits for the disk.
 
