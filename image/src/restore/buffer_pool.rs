@@ -1,9 +1,8 @@
 //! Page-aligned buffers from one region that is reserved at the start, so that no data path allocates, O_DIRECT accepts every buffer, and
 //! io_uring can register each once. A buffer returns to its pool when it is dropped.
 //!
-//! The region's memory comes with the first use of each buffer, and the last one back is the first one out: a disk that keeps up with the network
-//! leaves most of a pool untouched. Clearing all of it beforehand would delay the start (190 MiB: 0.1 to 0.3 s of a core), so a thread that runs only
-//! on a core with nothing else to do does that meanwhile, see [`BufferPool::populate_when_idle`].
+//! The region's memory comes with the first use of each buffer, unless it is taken before: at once, by who is held up by nothing later
+//! ([`BufferPool::populate`]), or while a core has nothing else to do ([`BufferPool::populate_when_idle`]). The last buffer back is the first one out.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -47,6 +46,20 @@ impl Drop for Shared {
     }
 }
 
+impl Shared {
+    /// Takes all memory from the system, in the order in which buffers are first handed out, until `stop`. Where the kernel cannot do it (before Linux
+    /// 5.14), memory comes with first use.
+    fn populate(&self, stop: impl Fn() -> bool) {
+        for offset in (0..self.region_bytes).step_by(POPULATE_STEP_BYTES) {
+            let bytes = POPULATE_STEP_BYTES.min(self.region_bytes - offset);
+            // SAFETY: the range is part of the mapping, which `self` keeps. Populating changes no content, whoever uses it meanwhile.
+            if stop() || unsafe { madvise(self.region.as_ptr().add(offset).cast(), bytes, Advice::LinuxPopulateWrite) }.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl BufferPool {
     /// Reserves `count` buffers of `buffer_bytes` each, rounded up to whole pages.
     ///
@@ -72,23 +85,19 @@ impl BufferPool {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Has a thread take all memory from the system, in the order in which buffers are first handed out, while some core has nothing else to do
-    /// (`SCHED_IDLE`, sched(7)). It ends with the pool; where it cannot be had, or the kernel cannot do it (before Linux 5.14), memory comes with first use.
+    /// Takes all memory from the system now. Who must not be held up later, because packets do not wait, does this before it begins.
+    pub fn populate(&self) {
+        self.shared.populate(|| false);
+    }
+
+    /// Has a thread do the same while some core has nothing else to do (`SCHED_IDLE`, sched(7)). It ends with the pool; where it cannot be had, memory
+    /// comes with first use.
     pub fn populate_when_idle(&self) {
         let shared = Arc::clone(&self.shared);
         let _ = std::thread::Builder::new().name("populate".to_owned()).spawn(move || {
             run_when_idle();
-            for offset in (0..shared.region_bytes).step_by(POPULATE_STEP_BYTES) {
-                // The pool and all its buffers are gone.
-                if Arc::strong_count(&shared) == 1 {
-                    return;
-                }
-                let bytes = POPULATE_STEP_BYTES.min(shared.region_bytes - offset);
-                // SAFETY: the range is part of the mapping, which `shared` keeps. Populating changes no content, whoever uses it meanwhile.
-                if unsafe { madvise(shared.region.as_ptr().add(offset).cast(), bytes, Advice::LinuxPopulateWrite) }.is_err() {
-                    return;
-                }
-            }
+            // Until the pool and all its buffers are gone.
+            shared.populate(|| Arc::strong_count(&shared) == 1);
         });
     }
 

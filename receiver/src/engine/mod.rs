@@ -175,8 +175,9 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
     } = setup;
     let pool = BufferPool::new(plan.assembly_buffers, plan.assembly_buffer_bytes)?;
     let raw_pool = BufferPool::new(plan.raw_buffers, plan.raw_buffer_bytes)?;
-    pool.populate_when_idle();
-    raw_pool.populate_when_idle();
+    // A page that is cleared while packets come is packets lost: on two busy cores 5 to 10 % of them.
+    pool.populate();
+    raw_pool.populate();
     let pools: &[&BufferPool] = if plan.raw_buffers > 0 { &[&pool, &raw_pool] } else { &[&pool] };
     let writer = Writer::new(target, &manifest, pools, WRITE_DEPTH)?;
     for note in writer.notes() {
