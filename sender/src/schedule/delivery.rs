@@ -144,7 +144,7 @@ impl Delivery {
         let room = self.room_for_fetches();
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == stream) else { return Next::Wait { until: None } };
         lane.scheduler.set_handover_room(room);
-        let next = lane.scheduler.next(now, stream);
+        let next = lane.next(now);
         let handed_over = lane.scheduler.take_handed_over();
         self.begin_fetches(now, handed_over);
         match next {
@@ -280,20 +280,25 @@ impl Delivery {
         let done: Vec<usize> = (0..self.lanes.len()).filter(|&lane| self.lanes[lane].is_done(receiver)).collect();
         if !done.is_empty() && self.lanes.len() > 1 {
             done.into_iter().for_each(|lane| self.lanes[lane].leave(now, receiver));
-            self.tell(receiver);
+            self.tell(now, receiver);
         }
     }
 
     /// Tells `receiver` which streams bring it something, when that has changed.
-    fn tell(&mut self, receiver: ReceiverId) {
+    fn tell(&mut self, now: Micros, receiver: ReceiverId) {
         let Some(member) = self.members.get_mut(&receiver) else { return };
         let mut streams: Vec<StreamId> = self.lanes.iter().filter(|lane| lane.has(receiver)).map(|lane| lane.id).collect();
         streams.sort_unstable();
         // A receiver that needs nothing more is about to leave, and listens until then.
-        if !streams.is_empty() && member.told.as_ref() != Some(&streams) {
-            member.told = Some(streams.clone());
-            self.orders.push((receiver, Order::Listen(streams)));
+        if streams.is_empty() || member.told.as_ref() == Some(&streams) {
+            return;
         }
+        // The first one it has joined before it came.
+        let joined = member.told.replace(streams.clone()).unwrap_or_else(|| self.lanes.first().map(|lane| lane.id).into_iter().collect());
+        for lane in self.lanes.iter_mut().filter(|lane| streams.contains(&lane.id) && !joined.contains(&lane.id)) {
+            lane.is_joined(now);
+        }
+        self.orders.push((receiver, Order::Listen(streams)));
     }
 }
 

@@ -136,9 +136,27 @@ impl Scheduler {
         if self.roster.wanting() == 0 {
             return Next::Wait { until: None };
         }
-        if let Some(group) = self.next_group(now, stream) {
-            return Next::Group(group);
+        match self.next_group(now, stream) {
+            Some(group) => Next::Group(group),
+            None => self.next_sync(now, stream),
         }
+    }
+
+    /// Nothing but a sync, at intervals as short as they get: those who join `stream` are waited for, and say by it that they have.
+    pub(super) fn next_while_joining(&mut self, now: Micros, stream: StreamId) -> Next {
+        let Some(stream) = self.streams.iter().position(|candidate| candidate.id == stream) else { return Next::Wait { until: None } };
+        self.tick(now);
+        self.streams[stream].hurry_syncs(now);
+        self.next_sync(now, stream)
+    }
+
+    /// How many have said that they hear `stream`.
+    pub(super) fn listeners_of(&self, stream: StreamId) -> usize {
+        self.streams.iter().find(|candidate| candidate.id == stream).map_or(0, Stream::listener_count)
+    }
+
+    /// The sync that is due.
+    fn next_sync(&mut self, now: Micros, stream: usize) -> Next {
         let sync_due_at = self.streams[stream].sync_due_at();
         if now < sync_due_at {
             return Next::Wait { until: Some(self.deadline().map_or(sync_due_at, |deadline| deadline.min(sync_due_at))) };

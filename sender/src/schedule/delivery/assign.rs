@@ -110,7 +110,7 @@ impl Delivery {
                 self.lanes[carrier].bring(now, receiver, member.priority, &missing);
             }
         }
-        self.tell(receiver);
+        self.tell(now, receiver);
     }
 
     /// The operator's policy on those who cannot keep up, as far as it takes them off the streams.

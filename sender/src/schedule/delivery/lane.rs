@@ -2,10 +2,14 @@
 
 use super::super::chunk_set::ChunkSet;
 use super::super::scheduler::Order;
-use super::super::{Event, ReceiverId, ScheduleConfig, Scheduler};
+use super::super::{Event, Next, ReceiverId, ScheduleConfig, Scheduler};
 use std::collections::BTreeSet;
 use wire::report::ChunkRange;
 use wire::{ChunkId, Micros, StreamId};
+
+/// Those who are to join a stream that nobody hears yet are waited for so long: the order's way, joining the group, the switch's hearing of it, a sync
+/// and the report on it. What is sent before they hear has to be sent again.
+const JOINING_US: u64 = 50_000;
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -15,6 +19,8 @@ pub(super) struct Lane {
     /// As it was set.
     order: Order,
     rate_cap_bits_per_second: u64,
+    /// Until then nothing is sent but syncs, unless all members have said before that they hear them.
+    joining_until: Option<Micros>,
 }
 
 impl Lane {
@@ -27,6 +33,23 @@ impl Lane {
             members: BTreeSet::new(),
             order: Order::ascending(),
             rate_cap_bits_per_second: config.rate_cap_bits_per_second,
+            joining_until: None,
+        }
+    }
+
+    /// What it sends next.
+    pub(super) fn next(&mut self, now: Micros) -> Next {
+        if self.joining_until.is_some_and(|until| now < until) && self.scheduler.listeners_of(self.id) < self.members.len() {
+            return self.scheduler.next_while_joining(now, self.id);
+        }
+        self.joining_until = None;
+        self.scheduler.next(now, self.id)
+    }
+
+    /// Somebody is told to join it.
+    pub(super) fn is_joined(&mut self, now: Micros) {
+        if self.scheduler.listeners_of(self.id) == 0 {
+            self.joining_until = Some(now.after(JOINING_US));
         }
     }
 
@@ -101,5 +124,81 @@ impl Lane {
     pub(super) fn lacking(&self, receiver: ReceiverId, want: &ChunkSet, range: ChunkRange) -> Vec<ChunkRange> {
         let of_range = want.iter_range(range);
         ChunkRange::from_sorted(of_range.filter(|&chunk: &ChunkId| !self.scheduler.wants(receiver, chunk)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::SessionId;
+    use wire::report::Report;
+    use wire::session::SessionParameters;
+
+    const STREAM: StreamId = StreamId(2);
+    const ALL: ChunkRange = ChunkRange { first: ChunkId(0), count: 100 };
+
+    /// With two members that were told to join it at 1 s.
+    fn lane() -> Lane {
+        let parameters = SessionParameters { session: SessionId(1), symbol_bytes: 1_000, chunk_count: 100, chunk_bytes_max: 4_000 };
+        let config = ScheduleConfig {
+            parameters,
+            source_symbols: vec![4; 100],
+            streams: vec![StreamId(0), STREAM],
+            rate_cap_bits_per_second: 1_000_000_000,
+            rate_floor_bits_per_second: 1_000_000,
+            frame_overhead_bytes: 0,
+        };
+        let mut lane = Lane::new(&config, STREAM, false);
+        for receiver in [ReceiverId(1), ReceiverId(2)] {
+            lane.bring(Micros(1_000_000), receiver, 0, &[ALL]);
+            lane.is_joined(Micros(1_000_000));
+        }
+        lane
+    }
+
+    /// Asks the lane whenever it wants to be asked until `until`; the syncs that it sends. Nothing else comes.
+    fn syncs(lane: &mut Lane, from: Micros, until: Micros) -> Vec<wire::Sequence> {
+        let (mut now, mut syncs) = (from, Vec::new());
+        while now < until {
+            match lane.next(now) {
+                Next::Sync { sequence } => syncs.push(sequence),
+                Next::Wait { until } => now = until.unwrap(),
+                Next::Group(group) => panic!("at {now:?} with nobody there: {group:?}"),
+            }
+        }
+        syncs
+    }
+
+    fn hears(lane: &mut Lane, now: Micros, receiver: u64, passed: wire::Sequence) {
+        let report = Report { passed: vec![(STREAM, passed)], ..Report::default() };
+        lane.scheduler.handle(now, Event::Reported { receiver: ReceiverId(receiver), report });
+    }
+
+    #[test]
+    fn a_stream_that_is_joined_begins_when_all_have_said_that_they_hear_it() {
+        let mut lane = lane();
+        let heard = syncs(&mut lane, Micros(1_000_000), Micros(1_011_000));
+        assert!((3..=5).contains(&heard.len()), "a sync every 2.5 ms: {heard:?}");
+        hears(&mut lane, Micros(1_011_000), 1, heard[0]);
+        assert!(!syncs(&mut lane, Micros(1_011_000), Micros(1_016_000)).is_empty(), "one of two");
+        hears(&mut lane, Micros(1_016_000), 2, heard[1]);
+        assert!(matches!(lane.next(Micros(1_016_000)), Next::Group(_)));
+        // Who comes now misses the beginning; the others do not wait for it.
+        lane.bring(Micros(1_017_000), ReceiverId(3), 0, &[ALL]);
+        lane.is_joined(Micros(1_017_000));
+        assert!(matches!(lane.next(Micros(1_017_000)), Next::Group(_)));
+    }
+
+    #[test]
+    fn who_never_says_so_or_leaves_holds_nobody_up() {
+        let mut silent = lane();
+        let heard = syncs(&mut silent, Micros(1_000_000), Micros(1_000_000 + JOINING_US));
+        hears(&mut silent, Micros(1_020_000), 1, heard[0]);
+        assert!(matches!(silent.next(Micros(1_000_000 + JOINING_US)), Next::Group(_)), "long enough");
+        let mut left = lane();
+        let heard = syncs(&mut left, Micros(1_000_000), Micros(1_005_000));
+        hears(&mut left, Micros(1_005_000), 1, heard[0]);
+        left.leave(Micros(1_005_000), ReceiverId(2));
+        assert!(matches!(left.next(Micros(1_005_000)), Next::Group(_)));
     }
 }
