@@ -47,13 +47,13 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    /// Takes all memory from the system, in the order in which buffers are first handed out, until `stop`. Where the kernel cannot do it (before Linux
-    /// 5.14), memory comes with first use.
-    fn populate(&self, stop: impl Fn() -> bool) {
+    /// Takes all memory from the system, in the order in which buffers are first handed out, as long as `goes_on`, which is asked before each step.
+    /// Where the kernel cannot do it (before Linux 5.14), memory comes with first use.
+    fn populate(&self, goes_on: impl Fn() -> bool) {
         for offset in (0..self.region_bytes).step_by(POPULATE_STEP_BYTES) {
             let bytes = POPULATE_STEP_BYTES.min(self.region_bytes - offset);
             // SAFETY: the range is part of the mapping, which `self` keeps. Populating changes no content, whoever uses it meanwhile.
-            if stop() || unsafe { madvise(self.region.as_ptr().add(offset).cast(), bytes, Advice::LinuxPopulateWrite) }.is_err() {
+            if !goes_on() || unsafe { madvise(self.region.as_ptr().add(offset).cast(), bytes, Advice::LinuxPopulateWrite) }.is_err() {
                 return;
             }
         }
@@ -87,17 +87,24 @@ impl BufferPool {
 
     /// Takes all memory from the system now. Who must not be held up later, because packets do not wait, does this before it begins.
     pub fn populate(&self) {
-        self.shared.populate(|| false);
+        self.shared.populate(|| true);
     }
 
-    /// Has a thread do the same while some core has nothing else to do (`SCHED_IDLE`, sched(7)). It ends with the pool; where it cannot be had, memory
-    /// comes with first use.
+    /// Has a thread do the same while some core has nothing else to do (`SCHED_IDLE`, sched(7)). It ends with the pool; where it cannot be had, or may not
+    /// change its policy, memory comes with first use.
     pub fn populate_when_idle(&self) {
         let shared = Arc::clone(&self.shared);
         let _ = std::thread::Builder::new().name("populate".to_owned()).spawn(move || {
-            run_when_idle();
+            // Each step has its turn when a core is idle, but is not interrupted for long then: populating locks this process's memory, which all
+            // threads that map some would wait for. With two other programs on two cores that took 5 s.
+            let may_step = || {
+                schedule_as(libc::SCHED_IDLE) && {
+                    std::thread::yield_now();
+                    schedule_as(libc::SCHED_OTHER)
+                }
+            };
             // Until the pool and all its buffers are gone.
-            shared.populate(|| Arc::strong_count(&shared) == 1);
+            shared.populate(|| may_step() && Arc::strong_count(&shared) > 1);
         });
     }
 
@@ -148,11 +155,11 @@ impl BufferPool {
     }
 }
 
-/// From now on the calling thread runs only where nobody else wants to. Not being allowed to is no harm.
-fn run_when_idle() {
+/// The calling thread's policy from now on, without a priority. Whether it may be had.
+fn schedule_as(policy: libc::c_int) -> bool {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads `parameters` during the call, which concerns this thread alone.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+    unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) == 0 }
 }
 
 impl fmt::Debug for BufferPool {
