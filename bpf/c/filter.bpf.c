@@ -16,6 +16,10 @@
  *   want bit set                                     wanted, redirected  REDIRECT to the AF_XDP socket of the queue
  *                                                    wanted, passed      PASS, where there is none
  *
+ * A feed may consist of streams, of which each numbers its packets. Then a packet with the id `mark_id` is a
+ * mark: whoever reads it learns how many packets of its stream ended here before it, and so which numbers are
+ * missing because they were lost. Only here are both known at the same moment.
+ *
  * User space fills `config` before load; the kernel then treats it as constants and removes the
  * branches that cannot be taken. It shares the other maps by mmap, without system calls.
  */
@@ -63,6 +67,9 @@ struct vlan_header {
  */
 #define CPU_COUNT_MAX 1024
 
+/* Streams that are counted apart; a power of two. */
+#define STREAMS_MAX 64
+
 /*
  * Set by user space before load. Offsets count from the start of the UDP payload.
  * `match_value` and `match_mask` hold the bytes in the order of the packet, so that comparing them
@@ -79,6 +86,10 @@ struct filter_config {
 	__u16 payload_min_bytes;
 	__u8 id_width_bytes;
 	__u8 redirect;
+	__u32 mark_id;
+	__u16 stream_offset;
+	__u16 sequence_offset;
+	__u8 has_streams;
 };
 
 const volatile struct filter_config config = {};
@@ -96,6 +107,17 @@ struct counter_row {
 } __attribute__((aligned(64)));
 
 /*
+ * A stream, a cache line each. Its packets have one 5-tuple, hence one receive queue, on which one CPU works at a time.
+ */
+struct stream_row {
+	/* Packets that ended here because nobody wants their id. */
+	__u64 unwanted;
+	/* At the last mark: its sequence number in the upper half, the lower half of `unwanted` in the lower; one store, so that they belong together. */
+	__u64 mark;
+	__u64 unused[6];
+} __attribute__((aligned(64)));
+
+/*
  * Sections of their own, so that each is a map of its own that user space maps into its memory. The program
  * addresses them directly: a map lookup would cost more instructions than the test of a bit.
  *
@@ -103,6 +125,7 @@ struct counter_row {
  */
 __u64 wanted[ID_COUNT_MAX / 64] SEC(".bss.wanted");
 struct counter_row counters[CPU_COUNT_MAX] SEC(".bss.counters");
+struct stream_row streams[STREAMS_MAX] SEC(".bss.streams");
 
 /* Receive queue to AF_XDP socket. */
 struct {
@@ -190,6 +213,37 @@ static __always_inline __s64 id_of(void *field, void *end)
 	}
 }
 
+/* The row of the packet's stream, or NULL where it names none that is counted. */
+static __always_inline struct stream_row *stream_of(void *payload, void *end)
+{
+	__be16 *field = payload + config.stream_offset;
+	__u16 stream;
+
+	if ((void *)(field + 1) > end)
+		return NULL;
+	stream = bpf_ntohs(*field);
+	if (stream >= STREAMS_MAX)
+		return NULL;
+	return &streams[stream & (STREAMS_MAX - 1)];
+}
+
+static __always_inline void note_unwanted(void *payload, void *end)
+{
+	struct stream_row *row = stream_of(payload, end);
+
+	if (row)
+		row->unwanted++;
+}
+
+static __always_inline void note_mark(void *payload, void *end)
+{
+	struct stream_row *row = stream_of(payload, end);
+	__be32 *sequence = payload + config.sequence_offset;
+
+	if (row && (void *)(sequence + 1) <= end)
+		*(volatile __u64 *)&row->mark = (__u64)bpf_ntohl(*sequence) << 32 | (__u32)row->unwanted;
+}
+
 SEC("xdp.frags")
 int discus_filter(struct xdp_md *context)
 {
@@ -234,9 +288,13 @@ int discus_filter(struct xdp_md *context)
 	asm volatile("" : "+r"(index));
 	if (!(wanted[index] >> (id % 64) & 1)) {
 		COUNT(unwanted);
+		if (config.has_streams)
+			note_unwanted(payload, end);
 		return XDP_DROP;
 	}
 
+	if (config.has_streams && id == config.mark_id)
+		note_mark(payload, end);
 	/* The flag is the verdict for a queue without a socket. */
 	if (config.redirect && bpf_redirect_map(&sockets, context->rx_queue_index, XDP_PASS) == XDP_REDIRECT) {
 		COUNT(wanted_redirected);

@@ -39,6 +39,19 @@ pub struct FilterConfig {
     pub on_wanted: OnWanted,
     /// A packet of the feed whose UDP payload is shorter is malformed, and dropped.
     pub min_payload_bytes: u16,
+    /// The streams that the feed consists of, if they are to be counted apart.
+    pub streams: Option<Streams>,
+}
+
+/// How the packets of a feed name their stream and their place in it. All fields are big-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streams {
+    /// Where the 2 bytes of the stream's number start; streams from 64 on are not counted.
+    pub stream_offset: u16,
+    /// Where the 4 bytes of the packet's sequence number start.
+    pub sequence_offset: u16,
+    /// Packets with this id, while it is wanted, are marks; see [`crate::Mark`].
+    pub mark_id: u32,
 }
 
 /// Width of the id, an unsigned big-endian number.
@@ -90,10 +103,12 @@ impl FilterConfig {
             _ => u32::from(self.match_offset) + u32::from(MATCH_BYTES),
         };
         let id_end = u32::from(self.id_offset) + u32::from(self.id_width.bytes());
-        let field_end = match_end.max(id_end);
+        let streams_end =
+            self.streams.map_or(0, |streams| (u32::from(streams.stream_offset) + 2).max(u32::from(streams.sequence_offset) + 4));
+        let field_end = match_end.max(id_end).max(streams_end);
         if field_end > FIELD_END_MAX_BYTES {
             return refuse(format!(
-                "match bytes and id must lie within the first {FIELD_END_MAX_BYTES} bytes of the payload, \
+                "match bytes, id, stream and sequence number must lie within the first {FIELD_END_MAX_BYTES} bytes of the payload, \
                  these end at {field_end}"
             ));
         }
@@ -109,6 +124,11 @@ impl FilterConfig {
             payload_min_bytes: self.min_payload_bytes.max(field_end as u16),
             id_width_bytes: self.id_width.bytes(),
             redirect: u8::from(self.on_wanted == OnWanted::Redirect),
+            mark_id: self.streams.map_or(0, |streams| streams.mark_id),
+            stream_offset: self.streams.map_or(0, |streams| streams.stream_offset),
+            sequence_offset: self.streams.map_or(0, |streams| streams.sequence_offset),
+            has_streams: u8::from(self.streams.is_some()),
+            ..types::filter_config::default()
         })
     }
 }
@@ -134,6 +154,7 @@ mod tests {
             id_count: 100,
             on_wanted: OnWanted::Redirect,
             min_payload_bytes: 0,
+            streams: None,
         }
     }
 
@@ -164,6 +185,8 @@ mod tests {
             FilterConfig { id_count: ID_COUNT_MAX + 1, ..valid() },
             FilterConfig { id_offset: 1021, ..valid() },
             FilterConfig { match_offset: 1017, ..valid() },
+            FilterConfig { streams: Some(Streams { stream_offset: 1023, sequence_offset: 0, mark_id: 0 }), ..valid() },
+            FilterConfig { streams: Some(Streams { stream_offset: 0, sequence_offset: 1021, mark_id: 0 }), ..valid() },
         ] {
             assert!(matches!(config.to_constants(), Err(Error::Config(_))), "{config:?}");
         }

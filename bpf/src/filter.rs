@@ -12,10 +12,10 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 use crate::kernel::{TestRun, XdpLink, load_empty_program, test_run};
-use crate::shared::{CounterRow, Shared};
+use crate::shared::{CounterRow, Shared, StreamRow};
 use crate::skeleton::{FilterSkelBuilder, types};
 use crate::want_set::bytes_for;
-use crate::{Counters, Error, FilterConfig, WantSet, libbpf_log};
+use crate::{Counters, Error, FilterConfig, Mark, WantSet, libbpf_log};
 
 /// Where in the receive path the filter shall run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,6 +56,7 @@ pub struct LoadedFilter {
     program: OwnedFd,
     wants: WantSet,
     counters: Shared<CounterRow>,
+    streams: Shared<StreamRow>,
     sockets: MapHandle,
 }
 
@@ -76,6 +77,7 @@ impl LoadedFilter {
             program: parts.program,
             wants: WantSet::mapped(Shared::new(&parts.wanted)?, config.id_count),
             counters: Shared::new(&parts.counters)?,
+            streams: Shared::new(&parts.streams)?,
             sockets: parts.sockets,
         })
     }
@@ -136,6 +138,12 @@ impl LoadedFilter {
     /// None today.
     pub fn counters(&self) -> Result<Counters, Error> {
         Ok(Counters::sum(self.counters.values()))
+    }
+
+    /// The last mark of `stream` that got here; the one before the first is all zeros. None when the filter does not count that stream. Costs no
+    /// system call.
+    pub fn mark(&self, stream: u16) -> Option<Mark> {
+        Mark::read(self.streams.values(), stream)
     }
 
     /// Runs the filter `repeat` times on `packet`, an Ethernet frame of at least 14 bytes. Counts like real packets.
@@ -200,6 +208,7 @@ struct Parts {
     program: OwnedFd,
     wanted: MapHandle,
     counters: MapHandle,
+    streams: MapHandle,
     sockets: MapHandle,
 }
 
@@ -218,6 +227,7 @@ fn load_maps_and_program(constants: types::filter_config, wanted_bytes: u32) -> 
         program: skeleton.progs.discus_filter.as_fd().try_clone_to_owned()?,
         wanted: MapHandle::try_from(&skeleton.maps.bss_wanted)?,
         counters: MapHandle::try_from(&skeleton.maps.bss_counters)?,
+        streams: MapHandle::try_from(&skeleton.maps.bss_streams)?,
         sockets: MapHandle::try_from(&skeleton.maps.sockets)?,
     })
 }

@@ -60,6 +60,7 @@ pub fn config() -> FilterConfig {
         id_count: ID_COUNT,
         on_wanted: OnWanted::Redirect,
         min_payload_bytes: HEADER_BYTES as u16,
+        streams: None,
     }
 }
 

@@ -20,6 +20,7 @@
 //!     id_count: 100_000,
 //!     on_wanted: OnWanted::Pass,
 //!     min_payload_bytes: 12,
+//!     streams: None,
 //! };
 //! let filter = Filter::attach("eth1", &config, AttachMode::Auto)?;
 //! println!("filter attached in {}", filter.mode());
@@ -42,16 +43,18 @@ mod filter;
 pub mod fixtures;
 mod kernel;
 mod libbpf_log;
+mod mark;
 pub mod measure;
 mod shared;
 mod skeleton;
 mod verdict;
 mod want_set;
 
-pub use config::{FilterConfig, IdWidth, OnWanted};
+pub use config::{FilterConfig, IdWidth, OnWanted, Streams};
 pub use counters::Counters;
 pub use error::Error;
 pub use filter::{AttachMode, AttachedMode, Filter, LoadedFilter};
 pub use kernel::{Action, TestRun};
+pub use mark::Mark;
 pub use verdict::Verdict;
 pub use want_set::WantSet;

@@ -16,6 +16,9 @@ use crate::Error;
 /// A counter row of the C program: one CPU, one cache line.
 pub(crate) type CounterRow = Aligned<A64, [AtomicU64; 8]>;
 
+/// A stream's row of the C program, a cache line.
+pub(crate) type StreamRow = Aligned<A64, [AtomicU64; 8]>;
+
 /// Types that may lie in memory that the kernel changes at any time.
 ///
 /// # Safety

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use bpf::fixtures::{self, Fixture};
 use bpf::measure::{BUDGET, FixtureFilters, loop_floor};
-use bpf::{Error, FilterConfig, IdWidth, LoadedFilter, OnWanted, Verdict};
+use bpf::{Error, FilterConfig, IdWidth, LoadedFilter, Mark, OnWanted, Streams, Verdict};
 use libtest_mimic::{Failed, Trial};
 use support::{Random, model};
 
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Trial::test("a_cleared_bit_counts_with_the_next_packet", a_cleared_bit_counts_with_the_next_packet),
         Trial::test("a_closed_socket_gives_its_packets_back_to_the_stack", a_closed_socket_gives_its_packets_back),
         Trial::test("only_af_xdp_sockets_on_possible_queues_are_registered", only_af_xdp_sockets_are_registered),
+        Trial::test("a_mark_tells_what_of_its_stream_ended_here_before_it", a_mark_tells_what_ended_before_it),
         Trial::test("the_want_set_outlives_the_filter", the_want_set_outlives_the_filter),
         Trial::test("want_sets_of_every_size_work_to_their_last_id", want_sets_of_every_size_work_to_their_last_id),
         Trial::test("every_fixture_is_measured", every_fixture_is_measured),
@@ -168,6 +169,48 @@ fn only_af_xdp_sockets_are_registered() -> Result<(), Failed> {
     let refused = filter.register_socket(1024, std::os::fd::AsFd::as_fd(&socket));
     check(matches!(refused, Err(Error::Socket { queue: 1024, .. })), || format!("queue 1024: {refused:?}"))?;
     Ok(filter.register_socket(1023, std::os::fd::AsFd::as_fd(&socket))?)
+}
+
+/// Streams are numbered in bytes 12 and 13 of the payload, packets in 16 to 19; marks have an id that is wanted.
+fn a_mark_tells_what_ended_before_it() -> Result<(), Failed> {
+    let streams = Streams { stream_offset: 12, sequence_offset: 16, mark_id: fixtures::WANTED };
+    let filter = LoadedFilter::load(&FilterConfig { streams: Some(streams), ..fixtures::config() })?;
+    let wants = filter.want_set();
+    wants.set(fixtures::WANTED);
+    wants.set(fixtures::FINISHED);
+    let packet = |id: u32, stream: u16, sequence: u32| {
+        let mut payload = fixtures::payload(id);
+        payload[12..14].copy_from_slice(&stream.to_be_bytes());
+        payload[16..20].copy_from_slice(&sequence.to_be_bytes());
+        fixtures::Frame::udp(fixtures::PORT, payload).bytes()
+    };
+    let run = |id, stream, sequence, repeat| filter.test_run(&packet(id, stream, sequence), repeat).map(drop);
+    let expect = |what: &str, stream, sequence, unwanted| {
+        let mark = filter.mark(stream);
+        check(mark == Some(Mark { sequence, unwanted }), || format!("{what}: {mark:?} instead of {sequence}, {unwanted}"))
+    };
+    run(fixtures::UNWANTED, 3, 1, 4)?;
+    expect("before the first mark", 3, 0, 0)?;
+    run(fixtures::WANTED, 3, 0x0102_0304, 1)?;
+    expect("four had ended", 3, 0x0102_0304, 4)?;
+    run(fixtures::UNWANTED, 3, 2, 2)?;
+    run(fixtures::FINISHED, 3, 9, 1)?;
+    expect("what came since, and wanted ones that are no marks, do not count", 3, 0x0102_0304, 4)?;
+    run(fixtures::UNWANTED, 63, 1, 1)?;
+    run(fixtures::WANTED, 3, 10, 1)?;
+    expect("nor do other streams", 3, 10, 6)?;
+    run(fixtures::WANTED, 63, 11, 1)?;
+    expect("the last stream that is counted", 63, 11, 1)?;
+    run(fixtures::UNWANTED, 64 + 3, 1, 5)?;
+    run(fixtures::WANTED, 64 + 3, 77, 1)?;
+    expect("a stream beyond", 3, 10, 6)?;
+    check(filter.mark(64).is_none(), || "a stream beyond has a mark".to_owned())?;
+    let counted = filter.counters()?;
+    check((counted.unwanted, counted.accepted()) == (12, 5), || format!("{counted:?}"))?;
+    let plain = LoadedFilter::load(&fixtures::config())?;
+    plain.want_set().set(fixtures::WANTED);
+    plain.test_run(&packet(fixtures::WANTED, 3, 10), 1)?;
+    check(plain.mark(3) == Some(Mark { sequence: 0, unwanted: 0 }), || "counted although nobody asked for it".to_owned())
 }
 
 fn the_want_set_outlives_the_filter() -> Result<(), Failed> {

@@ -33,6 +33,10 @@ pub const HEADER_BYTES: usize = 28;
 pub const TAG_BYTES: usize = 16;
 /// Where the chunk id stands.
 pub const CHUNK_ID_OFFSET: usize = 8;
+/// Where the sequence number stands.
+pub const SEQUENCE_OFFSET: usize = 16;
+/// Where the stream id stands.
+pub const STREAM_ID_OFFSET: usize = 20;
 /// Where the eight bytes stand that [`filter_match`] describes.
 pub const MATCH_OFFSET: usize = 0;
 
@@ -149,8 +153,8 @@ impl Header {
             chunk: ChunkId(u32_at(CHUNK_ID_OFFSET)),
             symbol: SymbolIndex(u16_at(12)),
             source_symbols: u16_at(14),
-            sequence: Sequence(u32_at(16)),
-            stream: StreamId(u16_at(20)),
+            sequence: Sequence(u32_at(SEQUENCE_OFFSET)),
+            stream: StreamId(u16_at(STREAM_ID_OFFSET)),
         };
         Ok((parsed, symbol))
     }

@@ -160,6 +160,7 @@ impl Arguments {
                 Wanted::Redirect => OnWanted::Redirect,
             },
             min_payload_bytes: self.min_payload,
+            streams: None,
         })
     }
 }

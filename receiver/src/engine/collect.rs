@@ -7,11 +7,13 @@ use crossbeam_channel::Sender;
 use image::restore::{Buffer, BufferPool, RunningHash};
 use wire::packet::{Header, Kind};
 use wire::session::SessionParameters;
-use wire::{ChunkId, SessionId, SymbolIndex};
+use wire::{ChunkId, SessionId, StreamId, SymbolIndex};
 
 use super::Progress;
 use super::finish::{Assembled, Verdict};
+use super::tally::Tally;
 use crate::assemble::{Assembler, EntryIndex, Placement};
+use crate::intake::PacketFilter;
 
 /// What became of a chunk that was fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +27,6 @@ pub(super) enum Supply {
     /// There is no buffer now.
     NoRoom,
 }
-
-/// Streams that are told apart; a session has 16 at most.
-const STREAMS_MAX: usize = 64;
 
 /// The hash of a chunk in assembly, as far as its source symbols came in order.
 #[derive(Default)]
@@ -51,17 +50,12 @@ pub(super) struct Collector {
     symbol_bytes: usize,
     assembled: Sender<Assembled>,
     session: SessionId,
-    /// Packets of this session.
-    fetched: u64,
+    tally: Tally,
     /// Packets with a wrong CRC.
     damaged: u64,
     given_up: u64,
     /// Whether a symbol was stored yet.
     has_data: bool,
-    /// By stream: packets of it since its last sync.
-    since_sync: [u64; STREAMS_MAX],
-    /// What was fetched before the last syncs of all streams, if a sync came since this was last asked.
-    synced_at: Option<u64>,
 }
 
 impl Collector {
@@ -86,32 +80,32 @@ impl Collector {
             symbol_bytes: parameters.symbol_bytes.into(),
             session: parameters.session,
             assembled,
-            fetched: 0,
+            tally: Tally::new(),
             damaged: 0,
             given_up: 0,
             has_data: false,
-            since_sync: [0; STREAMS_MAX],
-            synced_at: None,
         }
     }
 
-    /// Takes one UDP payload that got through the filter.
+    /// Takes one UDP payload that got through the filter, which knows what did not.
     #[inline]
-    pub(super) fn packet(&mut self, payload: &[u8]) {
+    pub(super) fn packet(&mut self, payload: &[u8], filter: &PacketFilter) {
         let Ok((header, symbol)) = Header::parse(payload) else {
             self.damaged += 1;
             return;
         };
-        if header.session == self.session {
-            self.fetched += 1;
-            if let Some(since) = self.since_sync.get_mut(usize::from(header.stream.0)) {
-                *since = if header.kind == Kind::Sync { 0 } else { *since + 1 };
-            }
-        }
+        let is_ours = header.session == self.session;
         match header.kind {
-            Kind::Symbol => self.symbol(&header, symbol),
+            Kind::Symbol => {
+                if is_ours {
+                    self.tally.packet(header.stream);
+                }
+                self.symbol(&header, symbol);
+            }
             Kind::Sync => {
-                self.synced_at = Some(self.fetched - self.since_sync.iter().sum::<u64>());
+                if is_ours {
+                    self.tally.sync(header.stream, header.sequence, filter.mark(header.stream));
+                }
                 self.assembler.on_sync(&header);
             }
         }
@@ -258,10 +252,15 @@ impl Collector {
         self.buffer_count.saturating_sub(self.pool.available() + self.in_assembly)
     }
 
-    /// Packets of this session that got through the filter and were fetched before the last sync of their stream, if a sync came since this was
-    /// last called. What came after, of the same stream or of another one, belongs to no position that anybody has told yet.
+    /// Packets of this session that were seen before the last syncs of its streams, if that is news; see [`Tally`].
     pub(super) fn take_synced(&mut self) -> Option<u64> {
-        self.synced_at.take()
+        self.tally.take()
+    }
+
+    /// These streams are followed from now on.
+    pub(super) fn listen_to(&mut self, streams: &[StreamId]) {
+        self.tally.follow();
+        self.assembler.listen_to(streams);
     }
 
     pub(super) fn has_data(&self) -> bool {
@@ -272,48 +271,5 @@ impl Collector {
     pub(super) fn publish(&self, progress: &Progress) {
         progress.packets_damaged.store(self.damaged, Ordering::Relaxed);
         progress.chunks_given_up.store(self.given_up, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::assemble::AssembleConfig;
-    use wire::packet::HEADER_BYTES;
-    use wire::{Sequence, StreamId, Symbol};
-
-    const PARAMETERS: SessionParameters =
-        SessionParameters { session: SessionId(7), symbol_bytes: 64, chunk_count: 1, chunk_bytes_max: 640 };
-
-    fn packet(header: Header, symbol: &[u8]) -> Vec<u8> {
-        let mut start = [0; HEADER_BYTES];
-        header.write(&mut start, Symbol::new(symbol));
-        [&start, symbol].concat()
-    }
-
-    #[test]
-    fn what_follows_a_sync_in_the_same_batch_is_not_counted_with_what_went_before() {
-        let config = AssembleConfig { parameters: PARAMETERS, chunks: vec![(ChunkId(0), 640)], wanted: Vec::new(), entries: 4 };
-        let (assembled, _kept) = crossbeam_channel::unbounded();
-        let pool = BufferPool::new(4, 1024).unwrap();
-        let mut collector = Collector::new(Assembler::new(config), 4, true, pool, WantSet::in_memory(2), &PARAMETERS, assembled);
-        let symbol_of = |stream: u16, number: u16| {
-            let (kind, session, chunk) = (Kind::Symbol, PARAMETERS.session, ChunkId(0));
-            let (symbol, sequence, stream) = (SymbolIndex(number), Sequence(number.into()), StreamId(stream));
-            packet(Header { kind, session, chunk, symbol, source_symbols: 10, sequence, stream }, &[1; 64])
-        };
-        let symbol = |number: u16| symbol_of(0, number);
-        (0..3).for_each(|number| collector.packet(&symbol(number)));
-        collector.packet(&packet(Header::sync(PARAMETERS.session, 1, StreamId(0), Sequence(3)), &[]));
-        (4..9).for_each(|number| collector.packet(&symbol(number)));
-        assert_eq!(collector.take_synced(), Some(4), "three symbols and the sync");
-        assert_eq!(collector.take_synced(), None);
-        // Nor what has come of another stream since its own last sync.
-        (0..7).for_each(|number| collector.packet(&symbol_of(1, number)));
-        let sync = |stream| packet(Header::sync(PARAMETERS.session, 1, StreamId(stream), Sequence(9)), &[]);
-        collector.packet(&sync(0));
-        assert_eq!(collector.take_synced(), Some(10), "nine of stream 0 and the sync");
-        collector.packet(&sync(1));
-        assert_eq!(collector.take_synced(), Some(18));
     }
 }

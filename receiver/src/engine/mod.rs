@@ -22,6 +22,7 @@ mod progress;
 mod round;
 mod silence;
 mod streams;
+mod tally;
 mod unicast;
 
 use std::hash::{BuildHasher, Hasher, RandomState};

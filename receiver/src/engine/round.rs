@@ -217,7 +217,7 @@ impl Round<'_> {
     fn follow(&mut self, streams: &[StreamId]) -> Result<(), End> {
         if self.streams.follow(streams) {
             self.opened.follow(&self.streams.groups()).map_err(|error| End::Error(Error::Join(error)))?;
-            self.collector.assembler.listen_to(self.streams.followed());
+            self.collector.listen_to(self.streams.followed());
             tracing::debug!("following {} of the session's streams", self.streams.followed().len());
         }
         self.silence.listen(Instant::now());
@@ -261,17 +261,14 @@ impl Round<'_> {
         for _ in 0..BATCHES_PER_ROUND {
             let mut take = |payload: &[u8]| {
                 if filter.admits(payload) {
-                    collector.packet(payload);
+                    collector.packet(payload, filter);
                 }
             };
             if intake.receive(&mut take).map_err(|error| End::Error(Error::Intake(error)))? == 0 {
                 break;
             }
             any = true;
-            if let Some(fetched) = collector.take_synced() {
-                // Packets seen up to the streams' syncs, so that their number belongs to the streams' positions: what follows does not count, or its end
-                // would seem lost at the next sync. What waits in a ring is not lost; what was overrun there never comes, and is.
-                let seen = filter.counts().dropped + fetched;
+            if let Some(seen) = collector.take_synced() {
                 collector.assembler.note_traffic(seen);
             }
         }

@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 
-use bpf::{AttachMode, Filter, FilterConfig, IdWidth, OnWanted, WantSet};
+use bpf::{AttachMode, Filter, FilterConfig, IdWidth, Mark, OnWanted, Streams, WantSet};
 use serde::Serialize;
-use wire::packet::{CHUNK_ID_OFFSET, HEADER_BYTES, MATCH_OFFSET, filter_match};
+use wire::StreamId;
+use wire::packet::{CHUNK_ID_OFFSET, HEADER_BYTES, MATCH_OFFSET, SEQUENCE_OFFSET, STREAM_ID_OFFSET, filter_match};
 use wire::session::SessionParameters;
 
 use super::Error;
@@ -24,6 +25,9 @@ pub enum XdpMode {
     /// In user space.
     Off,
 }
+
+/// Streams that are counted apart, as many as in the kernel.
+const STREAMS_MAX: usize = 64;
 
 /// Packets of the session's ports by what the filter did with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -44,7 +48,7 @@ pub struct PacketFilter {
 
 enum Place {
     Kernel(Filter),
-    UserSpace { because: String, match_value: u64, match_mask: u64, counts: PacketCounts },
+    UserSpace { because: String, match_value: u64, match_mask: u64, counts: PacketCounts, marks: Marks },
 }
 
 impl PacketFilter {
@@ -83,7 +87,13 @@ impl PacketFilter {
         let (match_value, match_mask) = filter_match(parameters.session);
         PacketFilter {
             wants: WantSet::in_memory(id_count(parameters)),
-            place: Place::UserSpace { because, match_value, match_mask, counts: PacketCounts::default() },
+            place: Place::UserSpace {
+                because,
+                match_value,
+                match_mask,
+                counts: PacketCounts::default(),
+                marks: Marks::new(parameters.chunk_count),
+            },
         }
     }
 
@@ -108,7 +118,7 @@ impl PacketFilter {
     /// Whether `payload` gets through; true at once when the kernel has seen to it.
     #[inline]
     pub fn admits(&mut self, payload: &[u8]) -> bool {
-        let Place::UserSpace { match_value, match_mask, counts, .. } = &mut self.place else {
+        let Place::UserSpace { match_value, match_mask, counts, marks, .. } = &mut self.place else {
             return true;
         };
         let is_ours = |bytes: &[u8; 8]| u64::from_be_bytes(*bytes) & *match_mask == *match_value;
@@ -119,7 +129,18 @@ impl PacketFilter {
         let id = payload.get(CHUNK_ID_OFFSET..HEADER_BYTES).and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
         let wanted = id.is_some_and(|id| self.wants.contains(id));
         *(if wanted { &mut counts.accepted } else { &mut counts.dropped }) += 1;
+        if let Some(id) = id {
+            marks.note(payload, id, wanted);
+        }
         wanted
+    }
+
+    /// What ended here before the last sync of `stream` that was seen here; None of a stream that is not counted.
+    pub fn mark(&self, stream: StreamId) -> Option<Mark> {
+        match &self.place {
+            Place::Kernel(filter) => filter.mark(stream.0),
+            Place::UserSpace { marks, .. } => marks.of(stream),
+        }
     }
 
     /// Packets so far.
@@ -139,6 +160,35 @@ impl PacketFilter {
             Place::Kernel(filter) => format!("XDP in {}", filter.mode()),
             Place::UserSpace { because, .. } => format!("in user space ({because})"),
         }
+    }
+}
+
+/// What the program in the kernel knows of the streams, kept here where there is none.
+struct Marks {
+    /// The id of syncs.
+    mark_id: u32,
+    streams: Box<[(u32, Mark); STREAMS_MAX]>,
+}
+
+impl Marks {
+    fn new(mark_id: u32) -> Marks {
+        Marks { mark_id, streams: Box::new([(0, Mark { sequence: 0, unwanted: 0 }); STREAMS_MAX]) }
+    }
+
+    /// A packet of the session with `id`.
+    fn note(&mut self, payload: &[u8], id: u32, is_wanted: bool) {
+        let stream = payload.get(STREAM_ID_OFFSET..).and_then(|rest| rest.first_chunk()).map(|bytes| u16::from_be_bytes(*bytes));
+        let Some((unwanted, mark)) = stream.and_then(|stream| self.streams.get_mut(usize::from(stream))) else { return };
+        if !is_wanted {
+            *unwanted = unwanted.wrapping_add(u32::from(id < self.mark_id));
+        } else if id == self.mark_id {
+            let sequence = payload.get(SEQUENCE_OFFSET..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes));
+            *mark = Mark { sequence, unwanted: *unwanted };
+        }
+    }
+
+    fn of(&self, stream: StreamId) -> Option<Mark> {
+        self.streams.get(usize::from(stream.0)).map(|&(_, mark)| mark)
     }
 }
 
@@ -164,6 +214,11 @@ fn filter_config(parameters: &SessionParameters, groups: &[SocketAddr], on_wante
         id_count: id_count(parameters),
         on_wanted,
         min_payload_bytes: HEADER_BYTES as u16,
+        streams: Some(Streams {
+            stream_offset: STREAM_ID_OFFSET as u16,
+            sequence_offset: SEQUENCE_OFFSET as u16,
+            mark_id: parameters.chunk_count,
+        }),
     }
 }
 
@@ -207,6 +262,28 @@ mod tests {
         }
         let cut_behind_the_match = (HEADER_BYTES - 8) as u64;
         assert_eq!(filter.counts(), PacketCounts { seen: 4 + cut_behind_the_match, accepted: 2, dropped: 2 + cut_behind_the_match });
+    }
+
+    #[test]
+    fn without_xdp_marks_tell_the_same() {
+        let lo = Interface::find("lo").unwrap();
+        let mut filter = PacketFilter::attach(&lo, &PARAMETERS, &[], false, XdpMode::Off).unwrap();
+        filter.want_set().set(10);
+        let packet = |header: Header| {
+            let mut bytes = [0; HEADER_BYTES];
+            header.write(&mut bytes, Symbol::empty());
+            bytes
+        };
+        let symbol = |stream| {
+            let (kind, session, chunk, symbol) = (Kind::Symbol, PARAMETERS.session, ChunkId(4), SymbolIndex(0));
+            packet(Header { kind, session, chunk, symbol, source_symbols: 1, sequence: Sequence(1), stream: StreamId(stream) })
+        };
+        let sync = |stream, at| packet(Header::sync(PARAMETERS.session, 10, StreamId(stream), Sequence(at)));
+        [symbol(1), symbol(1), symbol(2), symbol(1)].iter().for_each(|payload| assert!(!filter.admits(payload)));
+        assert!(filter.admits(&sync(1, 70)) && !filter.admits(&symbol(1)) && filter.admits(&sync(2, 9)) && !filter.admits(&symbol(64)));
+        assert_eq!(filter.mark(StreamId(1)), Some(Mark { sequence: 70, unwanted: 3 }));
+        assert_eq!(filter.mark(StreamId(2)), Some(Mark { sequence: 9, unwanted: 1 }));
+        assert_eq!(filter.mark(StreamId(64)), None);
     }
 
     #[test]
