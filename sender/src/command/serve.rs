@@ -158,11 +158,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let json = args.json;
     let outcome = serve(&args);
     if let (Err(error), true) = (&outcome, json) {
-        println!("{}", serde_json::json!({ "outcome": "failed", "error": format!("{error:#}") }));
+        println!("{}", serde_json::json!({ "outcome": "failed", "error": super::exit::explain(error) }));
     }
     match outcome {
         Err(error) if is_network(&error) => {
-            eprintln!("discus: {error:#}");
+            eprintln!("discus: {}", super::exit::explain(&error));
             Ok(ExitCode::from(super::exit::NETWORK))
         }
         other => other,
@@ -308,7 +308,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         Outcome::Served(_) => Ok(ExitCode::from(EXIT_INCOMPLETE)),
         Outcome::Stopped(signal) => Ok(ExitCode::from(signal.exit_code())),
         Outcome::Failed(error) => {
-            eprintln!("discus: {error:#}");
+            eprintln!("discus: {}", super::exit::explain(&error));
             let network = is_network(&error);
             Ok(ExitCode::from(if network { super::exit::NETWORK } else { super::exit::code_of(&error) }))
         }
