@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, bounded};
 use image::Pack;
 use sender::control::{
     ControlConfig, ControlError, ControlEvent, ControlServer, Limits, OperatorAccess, OperatorToken, Priorities, PriorityArgument,
-    ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic,
+    ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic, TransmitStatus,
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
@@ -233,6 +233,9 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     display.line(&format!("stream    {source} to {}{more}, TTL {}; {}", args.group, args.ttl, describe(&settings)));
 
     let traffic = Arc::new(Traffic::default());
+    let way = TransmitStatus { mode: opened.transmit.mode().name(), description: opened.description };
+    // The first and only one.
+    let _ = traffic.transmit.set(way);
     let (events, events_out) = bounded::<ControlEvent>(EVENTS_MAX);
     let info = SessionInfo {
         parameters,
