@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         ("the_doctors_know_each_other_by_the_fingerprint", the_doctors_know_each_other_by_the_fingerprint),
         ("another_sender_than_the_expected_one_is_found", another_sender_than_the_expected_one_is_found),
         ("a_running_sender_is_asked_for_an_image", a_running_sender_is_asked_for_an_image),
+        ("receivers_that_are_being_installed_are_not_probed", receivers_that_are_being_installed_are_not_probed),
     ])
 }
 
@@ -214,15 +215,50 @@ fn a_running_sender_is_asked_for_an_image() -> Result<()> {
     lab.ip(&machine.namespace, &["link", "set", "dev", interface, "mtu", "1400"])?;
     ensure_verdicts(&look("web", &fingerprint)?.1, &[("image", "ok"), ("session", "fail")])?;
 
-    // The sender's doctor leaves the port to the sender that has it.
-    let probing = ["doctor", "--json", "--interface", interface, "--probe", "--rate", "100M", "--rounds", "1", "--listen", "0"];
-    let probing = probing.into_iter().chain(["--state-dir", &state]);
-    let ended = Process::start("probe", scratch.path(), &lab.sender.namespace, &programs.discus, probing)?.wait(LIMIT)?;
-    let findings: Value = serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))?;
-    ensure!(
-        verdict(&findings, "control").as_deref() == Some("ok") && found(&findings, "control").contains("discus serve has it"),
-        "{findings:#}"
-    );
+    // The sender's doctor leaves port and queue to the sender that has them, and says how that one's packets leave.
+    let findings = probed_beside(&lab, &programs, &state)?;
+    ensure_verdicts(&findings, &[("control", "ok"), ("transmit", "warn")])?;
+    ensure!(found(&findings, "control").contains("discus serve has it"), "{findings:#}");
+    ensure!(found(&findings, "transmit").starts_with("discus serve has the queue: AF_XDP copy mode"), "{findings:#}");
+    ensure!(found(&findings, "probes").contains("1 round up to"), "{findings:#}");
+    // One that cannot ask it says at least that the queue is taken.
+    let findings = probed_beside(&lab, &programs, &path("another state"))?;
+    ensure!(found(&findings, "transmit").contains("another program uses the queue"), "{findings:#}");
+    ensure!(finding(&findings, "transmit").is_some_and(|finding| finding["advice"].to_string().contains("--state-dir")), "{findings:#}");
     ensure!(serving.ended()?.is_none(), "the sender was disturbed");
+    Ok(())
+}
+
+/// What a sender's doctor finds that probes at 100 Mbit/s while `discus serve` runs on its machine.
+fn probed_beside(lab: &Lab, programs: &Programs, state: &str) -> Result<Value> {
+    let scratch = tempfile::tempdir()?;
+    let probing = ["doctor", "--json", "--interface", &lab.interface, "--probe", "--rate", "100M", "--rounds", "1", "--listen", "0"];
+    let probing = probing.into_iter().chain(["--state-dir", state]);
+    let ended = Process::start("probe", scratch.path(), &lab.sender.namespace, &programs.discus, probing)?.wait(LIMIT)?;
+    serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:?}"))
+}
+
+fn receivers_that_are_being_installed_are_not_probed() -> Result<()> {
+    let programs = Programs::built()?;
+    let lab = Lab::up(&LabOptions { cable: true, ..LabOptions::default() })?;
+    let (machine, interface) = (&lab.receivers[0], lab.interface.as_str());
+    let scratch = tempfile::tempdir()?;
+    let path = |name: &str| scratch.path().join(name).to_string_lossy().into_owned();
+    let (source, pack, state, server) = (path("source"), path("pack"), path("state"), lab.sender.ipv4.to_string());
+    write_image(source.as_ref(), &[Part::Noise { seed: 1, bytes: 1 << 20 }])?;
+    let packing = ["pack", "--output", &pack, &format!("web={source}")];
+    let packing = Process::start("pack", scratch.path(), &lab.sender.namespace, &programs.discus, packing)?.wait(LIMIT)?;
+    ensure!(packing.code == Some(0), "{packing:?}");
+    // The one that is listed waits for another that never comes.
+    let serve = ["serve", "--pack", &pack, "--interface", interface, "--rate", "100M", "--state-dir", &state, "--once", "2"];
+    let mut serving = Process::start("serve", scratch.path(), &lab.sender.namespace, &programs.discus, serve)?;
+    let fingerprint = serving.wait_for_fingerprint(LIMIT)?;
+    let target = path("target");
+    let receive = ["web", "--server", &server, "--server-fingerprint", &fingerprint, "--interface", interface, "--target", &target];
+    let mut receiving = Process::start("receive", scratch.path(), &machine.namespace, &programs.receive, receive)?;
+    receiving.wait_for_line("listed", LIMIT, |line| line.contains("on the sender's list").then_some(()))?;
+    let findings = probed_beside(&lab, &programs, &state)?;
+    ensure_verdicts(&findings, &[("probes", "warn")])?;
+    ensure!(found(&findings, "probes").starts_with("not sent: discus serve has 1 on its list"), "{findings:#}");
     Ok(())
 }

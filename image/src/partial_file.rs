@@ -33,8 +33,17 @@ enum IfDropped {
     RenameBack,
 }
 
+/// Refuses a directory, and without `force` whatever exists.
+pub(crate) fn refuse_target(path: &Path, force: bool) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => Err(Error::refused(path, "it is a directory, a file is to be written")),
+        Ok(_) if !force => Err(Error::refused(path, "it exists; use --force to replace it")),
+        _ => Ok(()),
+    }
+}
+
 /// `NAME.partial` next to `NAME`, so that the rename stays within one filesystem.
-fn partial_path_of(path: &Path) -> PathBuf {
+pub(crate) fn partial_path_of(path: &Path) -> PathBuf {
     let mut name: OsString = path.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
@@ -44,11 +53,7 @@ impl PartialFile {
     /// Creates `PATH.partial`. Refuses when `path` exists and `force` is not set, and when another process is writing the same
     /// file; what such a process left behind when it died is removed.
     pub(crate) fn create(path: &Path, force: bool) -> Result<Self> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if found.is_dir() => return Err(Error::refused(path, "it is a directory, a file is to be written")),
-            Ok(_) if !force => return Err(Error::refused(path, "it exists; use --force to replace it")),
-            _ => {}
-        }
+        refuse_target(path, force)?;
         let partial_path = partial_path_of(path);
         if let Ok(leftover) = File::options().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&partial_path) {
             lock(&leftover, &partial_path)?;

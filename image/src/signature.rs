@@ -170,10 +170,10 @@ pub fn generate_files(name: &Path) -> Result<(PathBuf, PathBuf, PublicKey)> {
 }
 
 fn read_key_file(path: &Path) -> Result<String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = File::open(path).map_err(Error::io("opening", path))?;
-    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(Error::io("reading", path))?;
-    Ok(text)
+    file.take(KEY_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(Error::io("reading", path))?;
+    String::from_utf8(bytes).map_err(|_| Error::Key { path: path.to_owned(), why: "it is not the text of a key".to_owned() })
 }
 
 fn write_key_file(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
@@ -243,6 +243,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("text");
         fs::write(&path, "no key").unwrap();
+        assert!(matches!(SecretKey::load(&path), Err(Error::Key { .. })));
+        assert!(matches!(PublicKey::load(&path), Err(Error::Key { .. })));
+        // A disk image, say.
+        fs::write(&path, [0xff; 512]).unwrap();
         assert!(matches!(SecretKey::load(&path), Err(Error::Key { .. })));
         assert!(matches!(PublicKey::load(&path), Err(Error::Key { .. })));
         assert!("".parse::<PublicKey>().is_err());

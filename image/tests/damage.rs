@@ -141,7 +141,7 @@ proptest! {
                 let verified = opened.verify(&Progress::default());
                 for image in 0..opened.images().len() {
                     let target = directory.path().join("target");
-                    let options = restore::TargetOptions { force: true, resume: false };
+                    let options = restore::TargetOptions { force: true, ..Default::default() };
                     let restored = restore::restore(&opened, image, &target, &options, &Progress::default());
                     // Data that does not have its hash is never written: what verifies, restores.
                     assert!(verified.is_err() || restored.is_ok(), "{restored:?}");

@@ -17,7 +17,7 @@ use image::restore::{BufferPool, Present, RestoreReport, ScanProgress, Target, T
 use image::{Codec, Error, Manifest, Pack, Progress};
 use loop_device::LoopDevice;
 
-const RESUME: TargetOptions = TargetOptions { force: false, resume: true };
+const RESUME: TargetOptions = TargetOptions { force: false, resume: true, keep: false };
 
 /// A directory on a disk: where it is in memory, O_DIRECT may not exist.
 fn directory() -> tempfile::TempDir {
@@ -186,6 +186,22 @@ fn a_run_that_was_interrupted_is_gone_on_with() {
     let all: u64 = case.manifest.stored_bytes();
     let report = case.resume(&target).unwrap();
     assert!(report.stored_bytes > 0 && report.stored_bytes < all * 3 / 4, "{report:?}");
+    assert_same_bytes(&case.source(), &target);
+    assert_eq!(case.names(), ["target"]);
+}
+
+#[test]
+fn what_is_kept_of_a_first_run_is_gone_on_with() {
+    let case = Case::new(&pages(), 1000, options());
+    let target = case.path("target");
+    let chunks = case.manifest.chunks.len();
+    for (keep, left) in [(false, &[][..]), (true, &["target.partial"])] {
+        let options = TargetOptions { keep, ..TargetOptions::default() };
+        write_some(&case, Target::open(&target, &case.manifest, &options).unwrap(), 0..chunks / 2);
+        assert_eq!(case.names(), left);
+    }
+    let report = case.resume(&target).unwrap();
+    assert!(report.stored_bytes > 0 && report.stored_bytes < case.manifest.stored_bytes() * 3 / 4, "{report:?}");
     assert_same_bytes(&case.source(), &target);
     assert_eq!(case.names(), ["target"]);
 }

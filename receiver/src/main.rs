@@ -202,7 +202,8 @@ fn prepare(
     let workers = options.workers.unwrap_or_else(|| cpus.saturating_sub(2).min(WORKERS_MAX));
     let plan = MemoryPlan::new(options.memory, intake.memory_bytes(), &parameters, engine::is_compressed(&manifest), workers)
         .map_err(exits(exit::USAGE))?;
-    let target_options = TargetOptions { force: options.force, resume: options.resume };
+    // What has crossed the network once need not do so again.
+    let target_options = TargetOptions { force: options.force, resume: options.resume, keep: true };
     let refused = |error: image::Error| Failure { exit_code: target_exit_code(&error), error: error.into() };
     let mut target = Target::open(&options.target, &manifest, &target_options).map_err(refused)?;
     let present = match options.resume {

@@ -10,7 +10,7 @@ use command::{dismiss, doctor, exit, inspect, keygen, pack, restore, serve, set,
 
 /// Provision many machines at once: images are packed together, and what they share is sent once.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(name = "discus", version, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("discus: {error:#}");
+        eprintln!("discus: {}", exit::explain(&error));
         ExitCode::from(exit::code_of(&error))
     })
 }

@@ -116,3 +116,37 @@ fn every_codec_is_restored() {
     }
     assert_eq!(scratch.failed("pack --codec lz4 --level 3 -o other.pack web=web.raw").0, 2);
 }
+
+#[test]
+fn what_is_packed_is_never_overwritten() {
+    let scratch = Scratch::new();
+    let before = std::fs::read(scratch.path("web.raw")).unwrap();
+    std::fs::create_dir(scratch.path("models")).unwrap();
+    scratch.done("pack -o fleet.pack db=db.raw");
+    for arguments in [
+        "pack --force -o web.raw db=db.raw web=web.raw",
+        "pack -o models/fleet.pack models=models",
+        "pack -o fleet.pack --add self=fleet.pack",
+        "restore db --force --pack fleet.pack -o fleet.pack",
+    ] {
+        let (code, message) = scratch.failed(arguments);
+        assert!(code == 5 && message.contains("is refused as a target"), "{arguments}: {code} {message}");
+    }
+    assert_eq!(std::fs::read(scratch.path("web.raw")).unwrap(), before);
+    scratch.done("verify fleet.pack");
+}
+
+#[test]
+fn what_cannot_be_packed_is_refused_before_sources_are_opened() {
+    let scratch = Scratch::new();
+    scratch.done("pack -o fleet.pack db=db.raw");
+    for (arguments, expected) in [
+        ("pack -o fleet.pack web=web.raw", 5),
+        ("pack -o other.pack web=web.raw web=db.raw", 2),
+        ("pack -o other.pack --chunk-pages 0 web=web.raw", 2),
+        ("pack -o other.pack --level 50 web=web.raw", 2),
+    ] {
+        let (code, message) = scratch.failed(arguments);
+        assert!(code == expected && !message.contains("note:"), "{arguments}: {code} {message}");
+    }
+}

@@ -102,11 +102,13 @@ pub(crate) fn a_killed_receiver_goes_on_where_it_was(fixtures: &Fixtures) -> Res
     let disk = world.path("disk");
     File::create(&disk)?.set_len(SOLO_BYTES)?;
     let device = LoopDevice::new(&disk)?;
-    for target in [&world.path("target"), &device.0] {
+    // However it ends, and without having been told that it will.
+    let (file, another) = (world.path("target"), world.path("another"));
+    for (target, signal) in [(&file, Signal::KILL), (&device.0, Signal::KILL), (&another, Signal::INT)] {
         let sent_before = world.lab.transmitted(&world.lab.sender)?.bytes;
         let killed = world.receive(&sender, 0, "solo", target, &[])?;
         world.wait_until_transmitted(sent_before + SOLO_BYTES / 2)?;
-        killed.signal(Signal::KILL)?;
+        killed.signal(signal)?;
         killed.wait(Duration::from_secs(5))?;
         ensure!(pack.assert_delivered("solo", target).is_err(), "{}: it was to be killed before its end", target.display());
         let received = finish(world.receive(&sender, 0, "solo", target, &["--resume"])?)?;

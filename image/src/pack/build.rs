@@ -15,12 +15,12 @@ use super::chunk_buffer::Spare;
 use super::chunk_file::ChunkFile;
 use super::compress::{self, Compression, Earlier, Written};
 use super::fill::ChunkFiller;
-use super::format::IMAGES_MAX;
 use super::records::ChunkRecord;
+use super::request::{check_parameters, refuse_own_source};
 use super::scan::{Batch, PerBatch, scan};
 use super::sections;
 use crate::dedup::{ImageSets, Layout, PageHasher, PageIndex, SetCache};
-use crate::manifest::{self, Body, check_image_name};
+use crate::manifest::{Body, check_image_name};
 use crate::partial_file::PartialFile;
 use crate::signature::SecretKey;
 use crate::source::{self, Source, SourceOptions};
@@ -101,6 +101,7 @@ pub fn build(images: &[ImageSpec], output: &Path, options: &PackOptions, progres
 /// # Errors
 /// As [`build()`].
 pub fn build_prepared(images: Vec<PreparedImage>, output: &Path, options: &PackOptions, progress: &Progress) -> Result<Pack> {
+    refuse_own_source(images.iter().map(|image| image.source.path()), output)?;
     build_with(images, output, options, None, progress)
 }
 
@@ -113,7 +114,7 @@ pub(super) fn build_with(
     progress: &Progress,
 ) -> Result<Pack> {
     let (names, mut sources): (Vec<String>, Vec<Box<dyn Source>>) = images.into_iter().map(|image| (image.name, image.source)).unzip();
-    check(&names, options)?;
+    check_parameters(&names, options)?;
     let file = PartialFile::create(output, options.force)?;
     let threads = match options.threads {
         0 => thread::available_parallelism().map_or(1, usize::from),
@@ -146,26 +147,6 @@ pub(super) fn build_with(
     sections::write(&file, content)?;
     file.commit()?;
     Pack::open(output)
-}
-
-fn check(names: &[String], options: &PackOptions) -> Result<()> {
-    if names.is_empty() || names.len() > IMAGES_MAX {
-        return Err(Error::Parameter(format!("a pack holds 1 to {IMAGES_MAX} images")));
-    }
-    if !manifest::chunk_pages_in_range(options.chunk_pages) {
-        return Err(Error::Parameter("a chunk has 1 to 1024 pages".into()));
-    }
-    if options.codec == Codec::Zstd && !zstd::compression_level_range().contains(&options.level) {
-        let range = zstd::compression_level_range();
-        return Err(Error::Parameter(format!("zstd has levels {} to {}", range.start(), range.end())));
-    }
-    for (index, name) in names.iter().enumerate() {
-        check_image_name(name)?;
-        if names[..index].contains(name) {
-            return Err(Error::Parameter(format!("two images have the name {name}")));
-        }
-    }
-    Ok(())
 }
 
 struct Builder<'a> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::build::{PackOptions, build_with};
 use super::compress::Earlier;
 use super::from_pack::PackSource;
+use super::request::refuse_own_source;
 use super::{Pack, PreparedImage};
 use crate::{Error, Progress, Result};
 
@@ -23,6 +24,7 @@ pub fn edit(pack: Arc<Pack>, add: Vec<PreparedImage>, remove: &[String], options
     }
     // Under its real name: a symbolic link to it stays one.
     let path = fs::canonicalize(pack.path()).map_err(Error::io("finding", pack.path()))?;
+    refuse_own_source(add.iter().map(|image| image.source.path()), &path)?;
     pack.verify(progress)?;
     let mut images = Vec::new();
     for (index, info) in pack.images().iter().enumerate().filter(|(_, info)| !remove.contains(&info.name)) {

@@ -14,6 +14,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::{Buffer, BufferPool, Present, ScanProgress, Target, TargetOptions, Writer, check_chunk, decode_chunk};
 use crate::manifest::ChunkDescriptor;
+use crate::pack::refuse_own_source;
 use crate::units::round_up;
 use crate::{ChunkId, Codec, Error, Manifest, PAGE_BYTES, Pack, Progress, Result, Stage};
 
@@ -43,6 +44,7 @@ pub struct RestoreReport {
 /// # Panics
 /// When `image` is not below the number of images.
 pub fn restore(pack: &Pack, image: usize, path: &Path, options: &TargetOptions, progress: &Progress) -> Result<RestoreReport> {
+    refuse_own_source([pack.path()], path)?;
     let manifest = pack.manifest(image)?;
     let mut reader = PackReader::open(pack, &manifest)?;
     let mut target = Target::open(path, &manifest, options)?;

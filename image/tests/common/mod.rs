@@ -66,7 +66,7 @@ pub(crate) fn pack(images: &[(&str, &Path)], output: &Path, options: PackOptions
 /// Restores an image by name.
 pub(crate) fn restore_to(pack: &Pack, name: &str, path: &Path, force: bool) -> image::Result<image::restore::RestoreReport> {
     let image = pack.image_index(name).unwrap();
-    restore(pack, image, path, &TargetOptions { force, resume: false }, &Progress::default())
+    restore(pack, image, path, &TargetOptions { force, ..TargetOptions::default() }, &Progress::default())
 }
 
 /// Asserts that two files hold the same bytes, without printing them.

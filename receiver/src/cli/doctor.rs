@@ -12,7 +12,7 @@ use receiver::control::{ConnectOptions, ControlError, Fingerprint, Seen, ServerA
 use receiver::doctor::{control_findings, examine, look_until, watch};
 use receiver::intake::{IntakeMode, XdpMode};
 use receiver::interface::Interface;
-use wire::doctor::{Finding, Listening};
+use wire::doctor::{Finding, Listening, parse_group};
 
 use super::signals::Signals;
 
@@ -29,7 +29,7 @@ pub(crate) const NAME: &str = "doctor";
 /// that is meant: `discus serve`, or a `discus doctor --probe` that runs meanwhile. Nothing is written but, where --target is given, a file without a
 /// name for at most 0.3 s.
 #[derive(Parser)]
-#[command(name = "discus-receive doctor", version)]
+#[command(name = "discus-receive doctor", bin_name = "discus-receive doctor", version)]
 #[command(after_help = "Exit codes: 0 all is well; 20 the worst line is a warning; 21 something fails; 2 wrong usage")]
 struct DoctorOptions {
     /// The interface on which the multicast arrives.
@@ -52,7 +52,7 @@ struct DoctorOptions {
     #[arg(long, value_name = "NAME", requires = "server", default_value = "", hide_default_value = true)]
     image: String,
     /// The group that the sender uses [default: those that discus serve says for --image, else 239.192.68.1:4700].
-    #[arg(long, value_name = "GROUP:PORT")]
+    #[arg(long, value_name = "GROUP:PORT", value_parser = parse_group)]
     group: Option<SocketAddr>,
     /// How packets come in.
     #[arg(long, value_enum, default_value_t)]
@@ -93,9 +93,6 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> DoctorOptions {
 }
 
 fn look(options: &DoctorOptions) -> anyhow::Result<Vec<Finding>> {
-    if let Some(group) = options.group {
-        anyhow::ensure!(group.ip().is_multicast(), "{} is not a multicast group", group.ip());
-    }
     let stop = Signals::handle()?.stop_flag();
     let show = |finding: &Finding| {
         if !options.json {
@@ -177,5 +174,9 @@ mod tests {
         DoctorOptions::command().debug_assert();
         let options = parse(["discus-receive", "--interface", "eth1", "--listen", "9"].map(OsString::from).into_iter());
         assert_eq!((options.listen, options.querier), (Some(9), 5));
+        // It stands for itself in its help, so that what is shown there can be typed.
+        let usage = DoctorOptions::command().render_usage().to_string();
+        assert!(usage.contains("discus-receive doctor [OPTIONS]"), "{usage}");
+        assert!(DoctorOptions::try_parse_from(["discus-receive", "--interface", "eth1", "--group", "10.0.0.1:4700"]).is_err());
     }
 }

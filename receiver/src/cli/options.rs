@@ -21,7 +21,7 @@ const EXIT_CODES: &str = "Exit codes:
     8  the network could not be set up: interface, groups, filter, AF_XDP
     9  the pack is not signed by --verify-key, or what the sender sent is not what was signed; nothing was written
   130  interrupted (SIGINT); 143: terminated (SIGTERM)
-After any code but 0 the target does not look whole: a file has the name TARGET.partial or is gone, a device has no first page.
+After any code but 0 the target does not look whole: a file has the name TARGET.partial, a device has no first page.
 The same command with --resume goes on from there.
 
 discus-receive doctor --interface IF looks for what would make a transfer fail or slow; it has a --help of its own.

@@ -43,7 +43,7 @@ pub enum ControlError {
         what: &'static str,
     },
     /// Nobody answered in time.
-    #[error("no sender at {server} within {seconds} s: {last}")]
+    #[error("no sender at {server}{}: {last}", within(*seconds))]
     Unreachable {
         /// Where.
         server: ServerAddress,
@@ -58,4 +58,22 @@ pub enum ControlError {
     /// No thread could be started.
     #[error("cannot start the control thread: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+/// For how long it was tried, unless that was one short attempt.
+fn within(seconds: u64) -> String {
+    if seconds == 0 { String::new() } else { format!(" within {seconds} s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_attempt_is_not_said_to_have_lasted_no_time() {
+        let server = ServerAddress { host: "sender".to_owned(), port: 4700 };
+        let unreachable = |seconds| ControlError::Unreachable { server: server.clone(), seconds, last: "refused".to_owned() }.to_string();
+        assert_eq!(unreachable(0), "no sender at sender:4700: refused");
+        assert_eq!(unreachable(9), "no sender at sender:4700 within 9 s: refused");
+    }
 }

@@ -20,6 +20,17 @@ Exit codes:
 /// The exit code when the network, or who answers there, is not what it should be.
 pub(crate) const NETWORK: u8 = 7;
 
+/// An error and what led to it, in one line. Most errors name their cause themselves, before they say what to do: it is not said again.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
 /// The exit code for an error.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     if error.chain().any(|cause| cause.downcast_ref().is_some_and(RemoteError::is_of_the_network)) {
@@ -34,5 +45,21 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
         Some(ErrorClass::Refused) => 5,
         Some(ErrorClass::Io) => 6,
         Some(ErrorClass::Untrusted) => 9,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let refused = || std::io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        let unreachable = RemoteError::Unreachable { server: "sender:4700".to_owned(), source: refused() };
+        let line = explain(&anyhow::Error::new(unreachable));
+        assert_eq!(line, format!("cannot reach a sender at sender:4700: {}; --server names its control address", refused()));
+        let added = Err::<(), _>(refused()).context("asking the sender").unwrap_err();
+        assert_eq!(explain(&added), format!("asking the sender: {}", refused()));
     }
 }

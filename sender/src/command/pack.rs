@@ -122,6 +122,9 @@ pub(crate) fn run(args: PackArgs) -> anyhow::Result<ExitCode> {
         },
         ..defaults
     };
+    if !args.images.is_empty() {
+        image::pack::check(&args.images, &args.output, &options).with_context(|| format!("packing {}", args.output.display()))?;
+    }
     let earlier = if args.images.is_empty() { Some(Arc::new(Pack::open(&args.output)?)) } else { None };
     let mut images = Vec::new();
     let mut notes = Vec::new();

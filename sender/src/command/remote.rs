@@ -113,6 +113,12 @@ impl Remote {
         })
     }
 
+    /// The sender on this machine at `server`, with what its state directory holds.
+    pub(super) fn here(state_dir: Option<&Path>, server: SocketAddr) -> anyhow::Result<Remote> {
+        let state_dir = state_dir.map(Path::to_owned);
+        Remote::new(&SenderArgs { server: server.to_string(), state_dir, server_fingerprint: None, token_file: None })
+    }
+
     pub(super) fn server(&self) -> &str {
         &self.server
     }

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, bounded};
 use image::Pack;
 use sender::control::{
     ControlConfig, ControlError, ControlEvent, ControlServer, Limits, OperatorAccess, OperatorToken, Priorities, PriorityArgument,
-    ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic,
+    ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic, TransmitStatus,
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
@@ -158,11 +158,11 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let json = args.json;
     let outcome = serve(&args);
     if let (Err(error), true) = (&outcome, json) {
-        println!("{}", serde_json::json!({ "outcome": "failed", "error": format!("{error:#}") }));
+        println!("{}", serde_json::json!({ "outcome": "failed", "error": super::exit::explain(error) }));
     }
     match outcome {
         Err(error) if is_network(&error) => {
-            eprintln!("discus: {error:#}");
+            eprintln!("discus: {}", super::exit::explain(&error));
             Ok(ExitCode::from(super::exit::NETWORK))
         }
         other => other,
@@ -233,6 +233,9 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     display.line(&format!("stream    {source} to {}{more}, TTL {}; {}", args.group, args.ttl, describe(&settings)));
 
     let traffic = Arc::new(Traffic::default());
+    let way = TransmitStatus { mode: opened.transmit.mode().name(), description: opened.description };
+    // The first and only one.
+    let _ = traffic.transmit.set(way);
     let (events, events_out) = bounded::<ControlEvent>(EVENTS_MAX);
     let info = SessionInfo {
         parameters,
@@ -308,7 +311,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         Outcome::Served(_) => Ok(ExitCode::from(EXIT_INCOMPLETE)),
         Outcome::Stopped(signal) => Ok(ExitCode::from(signal.exit_code())),
         Outcome::Failed(error) => {
-            eprintln!("discus: {error:#}");
+            eprintln!("discus: {}", super::exit::explain(&error));
             let network = is_network(&error);
             Ok(ExitCode::from(if network { super::exit::NETWORK } else { super::exit::code_of(&error) }))
         }

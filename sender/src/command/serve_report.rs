@@ -65,7 +65,7 @@ impl Report<'_> {
         let totals = &self.progress.totals;
         let tally = &self.progress.tally;
         let error = match self.outcome {
-            Outcome::Failed(error) => Some(format!("{error:#}")),
+            Outcome::Failed(error) => Some(super::exit::explain(error)),
             _ => None,
         };
         json!({

@@ -60,6 +60,12 @@ struct Traffic {
     symbols_needed: u64,
     wire_bytes_sent: u64,
     rate_bits_per_second: u64,
+    transmit: Option<Transmit>,
+}
+
+#[derive(Deserialize)]
+struct Transmit {
+    description: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -112,14 +118,15 @@ fn text(remote: &Remote, status: Value) -> anyhow::Result<String> {
 impl Status {
     fn text(&self) -> String {
         let images: Vec<&str> = self.images.iter().map(|image| image.name.as_str()).collect();
-        let Traffic { symbols_sent, symbols_needed, wire_bytes_sent, rate_bits_per_second } = self.traffic;
+        let Traffic { symbols_sent, symbols_needed, wire_bytes_sent, rate_bits_per_second, ref transmit } = self.traffic;
         let overhead = if symbols_needed == 0 {
             String::new()
         } else {
             format!(", overhead {:+.2} %", (symbols_sent as f64 / symbols_needed as f64 - 1.0) * 100.0)
         };
+        let transmit = transmit.as_ref().map(|transmit| format!("transmit  {}\n", transmit.description)).unwrap_or_default();
         let head = format!(
-            "discus {}, session {:08x}\nimages    {}\nsettings  {}\nsent      {}, now {}{overhead}\nreceivers {}\n",
+            "discus {}, session {:08x}\nimages    {}\nsettings  {}\n{transmit}sent      {}, now {}{overhead}\nreceivers {}\n",
             self.discus_version,
             self.session_id,
             images.join(", "),
@@ -194,7 +201,8 @@ mod tests {
                   "restore_bytes_per_second": 104_857_600, "of_a_later_release": true },
                 { "receiver_id": 2, "name": "node-2", "image": "db", "state": "failed", "reason": "no space", "unicast": true },
             ],
-            "traffic": { "symbols_sent": 1010, "symbols_needed": 1000, "wire_bytes_sent": 1024, "rate_bits_per_second": 1_000_000_000 },
+            "traffic": { "symbols_sent": 1010, "symbols_needed": 1000, "wire_bytes_sent": 1024, "rate_bits_per_second": 1_000_000_000,
+                         "transmit": { "mode": "udp", "description": "UDP on eth1 (as asked with --transmit udp)" } },
             "settings": { "rate_cap_bits_per_second": 5_000_000_000u64, "priorities": { "images": { "db": 10 }, "groups": {} } },
         }))
         .unwrap();
@@ -202,6 +210,7 @@ mod tests {
 discus 0.1.0, session 00000001
 images    web, db
 settings  at most 5.00 Gbit/s; priorities db=10
+transmit  UDP on eth1 (as asked with --transmit udp)
 sent      1.00 KiB, now 1.00 Gbit/s, overhead +1.00 %
 receivers 1 listed, 0 completed, 1 failed
 

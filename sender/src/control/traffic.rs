@@ -1,6 +1,7 @@
 //! What has been sent, counted by the engine and read by the operator's pages.
 
 use serde::Serialize;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Running totals, shared between the engine (which stores) and the control server (which reads). Each figure stands alone: a
@@ -17,10 +18,21 @@ pub struct Traffic {
     pub wire_bytes_sent: AtomicU64,
     /// Rate that the streams are paced to now, summed.
     pub rate_bits_per_second: AtomicU64,
+    /// How it is sent, said once.
+    pub transmit: OnceLock<TransmitStatus>,
+}
+
+/// How packets leave the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TransmitStatus {
+    /// The name of a [`Mode`](crate::transmit::Mode), at the start.
+    pub mode: &'static str,
+    /// The line at start.
+    pub description: String,
 }
 
 /// [`Traffic`] at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TrafficSnapshot {
     /// Symbols multicast, repairs included.
     pub symbols_sent: u64,
@@ -32,6 +44,8 @@ pub struct TrafficSnapshot {
     pub wire_bytes_sent: u64,
     /// Rate that the streams are paced to now, summed.
     pub rate_bits_per_second: u64,
+    /// How it is sent, once that is known.
+    pub transmit: Option<TransmitStatus>,
 }
 
 impl Traffic {
@@ -44,6 +58,7 @@ impl Traffic {
             syncs_sent: read(&self.syncs_sent),
             wire_bytes_sent: read(&self.wire_bytes_sent),
             rate_bits_per_second: read(&self.rate_bits_per_second),
+            transmit: self.transmit.get().cloned(),
         }
     }
 }

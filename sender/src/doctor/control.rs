@@ -107,15 +107,21 @@ async fn taken(address: SocketAddr, fingerprint: Fingerprint) -> Finding {
     }
 }
 
+/// Where a sender on this machine that listens at `listen` is reached.
+pub fn reached_at(listen: SocketAddr) -> SocketAddr {
+    // `[::]` takes IPv4 too.
+    let ip = if listen.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { listen.ip() };
+    SocketAddr::new(ip, listen.port())
+}
+
 /// Whether the sender with this fingerprint answers on this machine.
 async fn knows(address: SocketAddr, fingerprint: Fingerprint) -> io::Result<()> {
-    // `[::]` takes IPv4 too.
-    let here = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+    let here = reached_at(address);
     let config = client_config(Trust::Pin(fingerprint), GRPC).map_err(io::Error::other)?;
     let ask = async {
-        let stream = TcpStream::connect((here, address.port())).await?;
+        let stream = TcpStream::connect(here).await?;
         // No name is compared, but rustls wants one.
-        TlsConnector::from(Arc::new(config)).connect(ServerName::from(here), stream).await
+        TlsConnector::from(Arc::new(config)).connect(ServerName::from(here.ip()), stream).await
     };
     timeout(CONNECTION_LIMIT, ask).await??;
     Ok(())

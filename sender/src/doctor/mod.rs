@@ -16,7 +16,7 @@ use crate::interface::Interface;
 use crate::transmit::{self, Choice, Mode, Opened, TransmitConfig};
 use crate::tune::{Wishes, survey};
 
-pub use control::ControlPort;
+pub use control::{ControlPort, reached_at};
 pub use probe::{Sent, run as probe};
 
 /// Several buffers for one packet in XDP, and AF_XDP that uses them.
@@ -40,8 +40,17 @@ pub struct Ready {
     pub group: SocketAddr,
 }
 
-/// Looks at everything but the network behind the interface.
-pub fn examine(interface: &str, group: SocketAddr, hops: u8, choice: Choice) -> Examined {
+/// A `discus serve` that runs on this machine, as far as it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// The name of the [`Mode`] in which its packets leave, and its line about it.
+    pub transmit: (String, String),
+    /// Receivers on its list.
+    pub listed: usize,
+}
+
+/// Looks at everything but the network behind the interface. `serving`: who may have the card's queue.
+pub fn examine(interface: &str, group: SocketAddr, hops: u8, choice: Choice, serving: Option<&Serving>) -> Examined {
     let mut findings = vec![kernel()];
     let found = match Interface::find(interface) {
         Ok(found) => found,
@@ -59,7 +68,7 @@ pub fn examine(interface: &str, group: SocketAddr, hops: u8, choice: Choice) -> 
     findings.push(tuning(interface));
     let ready = match open(found, group, hops, choice) {
         Ok(ready) => {
-            findings.push(mode(&ready.opened));
+            findings.push(mode(&ready.opened, serving));
             Some(ready)
         }
         Err(why) => {
@@ -119,16 +128,30 @@ fn kernel() -> Finding {
     }
 }
 
-fn mode(opened: &Opened) -> Finding {
-    let found = opened.description.clone();
-    match opened.transmit.mode() {
-        Mode::AfXdpZeroCopy => Finding::ok("transmit", found),
-        Mode::AfXdpCopy => {
-            Finding::warn("transmit", found, "a card whose driver has AF_XDP zero-copy (ice, i40e, ixgbe, mlx5, …) sends faster with less")
+fn mode(opened: &Opened, serving: Option<&Serving>) -> Finding {
+    match (opened.queue_is_taken, serving) {
+        (false, _) => judged(opened.transmit.mode().name(), opened.description.clone()),
+        // Two programs cannot have it; what is asked is how images leave.
+        (true, Some(Serving { transmit: (mode, line), .. })) => {
+            judged(mode, format!("discus serve has the queue: {line}. Probes would leave by UDP beside it"))
         }
-        Mode::UdpSegmentation | Mode::Udp => {
-            Finding::warn("transmit", found, "the line says why not AF_XDP; UDP takes more of the processor")
-        }
+        (true, None) => Finding::warn(
+            "transmit",
+            opened.description.clone(),
+            "AF_XDP cannot be looked at while another program has the queue. If that is discus serve, its first lines say how its packets leave, \
+             and here --state-dir has to name its directory; `ss --xdp --processes` says who it is",
+        ),
+    }
+}
+
+/// What a way onto the network is worth, by the name of its mode.
+fn judged(mode: &str, found: String) -> Finding {
+    if mode == Mode::AfXdpZeroCopy.name() {
+        Finding::ok("transmit", found)
+    } else if mode == Mode::AfXdpCopy.name() {
+        Finding::warn("transmit", found, "a card whose driver has AF_XDP zero-copy (ice, i40e, ixgbe, mlx5, …) sends faster with less")
+    } else {
+        Finding::warn("transmit", found, "the line says why not AF_XDP; UDP takes more of the processor")
     }
 }
 
@@ -150,9 +173,18 @@ fn tuning(interface: &str) -> Finding {
     }
 }
 
+/// That nothing is probed beside a transfer to so many receivers.
+pub fn not_probed(listed: usize) -> Finding {
+    let found = format!(
+        "not sent: discus serve has {listed} on its list. Probes would slow them down, and what they lost would not be the network's alone"
+    );
+    Finding::warn("probes", found, "when discus status lists none any more, or with the sender stopped")
+}
+
 /// What a probe stream of that many rounds was.
 pub fn probed(sent: &Sent) -> Finding {
-    let mut found = format!("{} rounds up to {:.2} Gbit/s", sent.rounds, sent.fastest_bits_per_second as f64 / 1e9);
+    let rounds = if sent.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", sent.rounds) };
+    let mut found = format!("{rounds} up to {:.2} Gbit/s", sent.fastest_bits_per_second as f64 / 1e9);
     if sent.fastest_bits_per_second * 10 >= sent.asked_bits_per_second * 9 {
         found += "; receivers' doctors say what arrived";
         return Finding::ok("probes", found);

@@ -180,6 +180,8 @@ pub struct Opened {
     pub transmit: Box<dyn Transmit>,
     /// One line: mode and why.
     pub description: String,
+    /// Another program had the queue, so that AF_XDP could not be tried.
+    pub queue_is_taken: bool,
 }
 
 /// An ordinary UDP socket that sends to `group` from where `config` says: for what is not much, beside the streams.
@@ -201,20 +203,24 @@ pub fn open(config: &TransmitConfig) -> Result<Opened, Error> {
         Choice::Udp | Choice::UdpPlain => &[],
     };
     let mut refused: Vec<String> = Vec::new();
+    let mut queue_is_taken = false;
     for &zero_copy in attempts {
         match AfXdp::open(config, zero_copy) {
             Ok(socket) => {
                 let why = if refused.is_empty() { String::new() } else { format!(" ({})", refused.join("; ")) };
                 let mode = if zero_copy { "zero-copy" } else { "copy mode" };
                 let description = format!("AF_XDP {mode} on {} queue {}, {}{why}", config.interface.name, config.queue, socket.details());
-                return Ok(Opened { transmit: Box::new(socket), description });
+                return Ok(Opened { transmit: Box::new(socket), description, queue_is_taken: false });
             }
             // What does not suit AF_XDP suits neither of its modes.
             Err(error @ Error::Unsuitable(_)) => {
                 refused = vec![format!("no AF_XDP: {error}")];
                 break;
             }
-            Err(error) => refused.push(refusal(zero_copy, &error)),
+            Err(error) => {
+                queue_is_taken |= is_taken(&error);
+                refused.push(refusal(zero_copy, &error));
+            }
         }
     }
     match config.choice {
@@ -224,7 +230,12 @@ pub fn open(config: &TransmitConfig) -> Result<Opened, Error> {
     }
     let socket = Udp::open(config)?;
     let description = format!("UDP {} on {} ({})", socket.details(), config.interface.name, refused.join("; "));
-    Ok(Opened { transmit: Box::new(socket), description })
+    Ok(Opened { transmit: Box::new(socket), description, queue_is_taken })
+}
+
+/// Whether another program has the queue.
+fn is_taken(error: &Error) -> bool {
+    matches!(error, Error::AfXdp { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
 }
 
 /// Why a mode of AF_XDP is not to be had, as an operator understands it.

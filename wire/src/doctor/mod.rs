@@ -5,7 +5,7 @@ mod querier;
 pub mod throughput;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::packet::{Header, Kind};
 use crate::session::{ParameterError, SessionParameters, symbol_bytes_for_mtu};
@@ -84,6 +84,15 @@ impl fmt::Display for Finding {
             None => Ok(()),
         }
     }
+}
+
+/// Reads a group and its port, as a command line has them.
+///
+/// # Errors
+/// What is wrong, for who typed it.
+pub fn parse_group(text: &str) -> Result<SocketAddr, String> {
+    let group: SocketAddr = text.parse().map_err(|_| "an address and a port are wanted, such as 239.192.68.1:4700".to_owned())?;
+    if group.ip().is_multicast() { Ok(group) } else { Err(format!("{} is not a multicast group", group.ip())) }
 }
 
 /// The session of probe streams. That of a pack is a hash, which is this with a chance of 2^-32.

@@ -19,6 +19,8 @@ pub(super) struct ImageFile {
     size_bytes: u64,
     /// The file held something before, and is worth something when it is not completed.
     resume: bool,
+    /// It is worth something from when it has its space.
+    keep: bool,
     /// What O_DIRECT writes are aligned to; 0 for buffered writes.
     pub(super) direct_bytes: u32,
     pub(super) notes: Vec<String>,
@@ -40,7 +42,7 @@ impl ImageFile {
             notes.push(format!("{}: buffered writes, because {why}", path.display()));
             0
         });
-        Ok(Self { file, size_bytes: disk.size_bytes, resume: options.resume, direct_bytes, notes })
+        Ok(Self { file, size_bytes: disk.size_bytes, resume: options.resume, keep: options.keep, direct_bytes, notes })
     }
 
     /// Gives the file its size and its space. What the image leaves zero becomes holes.
@@ -53,7 +55,9 @@ impl ImageFile {
             zeroer.run(&zero::ranges(&disk.extents, 0, 1))?;
         }
         let data = disk.extents.iter().filter(|extent| matches!(extent.content, Content::Data { .. }));
-        preallocate(self.file.file(), self.partial_path(), data.map(|extent| (extent.target_offset, extent.length)))
+        preallocate(self.file.file(), self.partial_path(), data.map(|extent| (extent.target_offset, extent.length)))?;
+        self.file.begin(self.keep);
+        Ok(())
     }
 
     pub(super) fn file(&self) -> &File {

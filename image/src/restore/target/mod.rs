@@ -36,6 +36,8 @@ pub struct TargetOptions {
     /// Keep what the target holds already where it is what the image has there: see [`Target::find_present`]. A file of the target's
     /// name, or `PATH.partial` as an interrupted run left it, is then made into the image.
     pub resume: bool,
+    /// Leave `PATH.partial` behind when a file is not completed after data could be written to it: `resume` goes on from there.
+    pub keep: bool,
 }
 
 /// An opened target.
