@@ -147,7 +147,9 @@ impl Delivery {
             Event::Left { receiver } => self.leave(now, receiver),
             Event::Prioritized { receiver, priority } => {
                 let Some(member) = self.members.get_mut(&receiver) else { return };
-                self.news |= std::mem::replace(&mut member.priority, priority) != priority;
+                if std::mem::replace(&mut member.priority, priority) != priority {
+                    (self.news, member.is_settled) = (true, false);
+                }
                 self.lanes.iter_mut().filter(|lane| lane.has(receiver)).for_each(|lane| lane.prioritize(now, receiver, priority));
             }
         }

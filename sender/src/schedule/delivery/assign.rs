@@ -28,7 +28,7 @@ struct Carriers {
     express: Vec<(usize, usize, BTreeSet<ReceiverId>)>,
     /// Streams send their classes side by side, not one after the other.
     side_by_side: bool,
-    /// Receivers of lower levels that could not take from these streams what they want too.
+    /// Receivers of lower levels that are better off without these streams, although they want what these carry.
     refused: BTreeSet<ReceiverId>,
 }
 
@@ -118,7 +118,8 @@ impl Delivery {
         self.tell(receiver);
     }
 
-    /// What of `rest`, which `receiver` wants, each stream is to bring to `receiver`: what a higher level wants comes by that level's streams, unless the receiver could not take them.
+    /// What of `rest`, which `receiver` wants, each stream is to bring to it: what a higher level wants comes by that level's streams, unless the receiver is
+    /// better off without them.
     fn goals(&self, receiver: ReceiverId, priority: i16, mut rest: ChunkSet) -> Vec<ChunkSet> {
         let mut goals = vec![ChunkSet::new(self.config.schedule.parameters.chunk_count); self.lanes.len()];
         let own = self.assignment.level_of(priority);

@@ -44,8 +44,8 @@ impl Delivery {
             self.config.schedule.rate_floor_bits_per_second as f64 / self.config.schedule.rate_cap_bits_per_second.max(1) as f64;
         let receivers = self.members.len();
         for (lane, rate) in self.lanes.iter_mut().zip(rates) {
-            // It is not 0 on a stream that is empty: nothing comes there before the next plan.
-            let rate = if rate == 0 { cap / DRAIN_PART } else { rate };
+            // Nothing comes to an empty stream before the next plan, which is then the limit: it begins with that rate, not with a lower one.
+            let rate = if rate == 0 { cap } else { rate };
             lane.scheduler.set_report_load(receivers);
             lane.set_rate_limits(rate, (rate as f64 * floor_share) as u64);
         }

@@ -8,6 +8,7 @@
 //! the link is the limit for the highest priority.
 
 use super::{Class, Device, Pace, Situation, StreamPlan};
+use std::collections::BTreeSet;
 
 /// From this share of the link on, what is left is worth streams of a lower priority: as much as is lost to it by filling the gaps of a higher one's instead.
 const LEVEL_SHARE_MIN: f64 = 0.05;
@@ -48,7 +49,7 @@ pub struct Level {
     /// A stream's classes go side by side, rather than one after the other.
     pub side_by_side: bool,
     /// Receivers of lower levels that want what these streams carry, and are better off without them.
-    pub refused: Vec<usize>,
+    pub refused: BTreeSet<usize>,
     /// The rate of each class.
     paces: Vec<f64>,
     /// The slowest of its receivers has shown what it restores.
@@ -108,7 +109,7 @@ impl Ranked {
                 let device = &mut devices[receiver];
                 let spare = device.bytes_per_second.saturating_sub(device.taken_bytes_per_second);
                 if gift.bytes_per_second as f64 > spare as f64 * GUEST_RATE {
-                    level.refused.push(receiver);
+                    level.refused.insert(receiver);
                 } else {
                     device.taken_bytes_per_second += gift.bytes_per_second;
                     device.taken_bytes += gift.bytes;
@@ -124,9 +125,7 @@ impl Ranked {
         let mut alone = (devices.to_vec(), levels.to_vec());
         for &receiver in &receivers {
             (alone.0[receiver].taken_bytes_per_second, alone.0[receiver].taken_bytes) = (0, 0);
-            for level in alone.1.iter_mut().filter(|level| !level.refused.contains(&receiver)) {
-                level.refused.push(receiver);
-            }
+            alone.1.iter_mut().for_each(|level| _ = level.refused.insert(receiver));
         }
         let by_themselves = self.situation(rank, &receivers, &alone.0, &alone.1, left, streams_max);
         if by_themselves.fluid_bound_seconds() >= as_guests.fluid_bound_seconds().max(gifts_s) * (1.0 - EXPRESS_GAIN) {
@@ -212,7 +211,7 @@ impl Ranked {
             stream.members.iter_mut().for_each(|member| *member = receivers[*member]);
         }
         let paces = situation.paces(situation.fluid_bound_seconds());
-        Level { ranks: (rank, rank), streams, side_by_side: !one, refused: Vec::new(), paces, is_certain: situation.is_certain() }
+        Level { ranks: (rank, rank), streams, side_by_side: !one, refused: BTreeSet::new(), paces, is_certain: situation.is_certain() }
     }
 }
 

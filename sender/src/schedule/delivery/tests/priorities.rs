@@ -249,3 +249,28 @@ fn no_stream_is_kept_for_a_receiver_that_does_not_answer() {
     let done = paced.run();
     assert!(done[&1] < 2.0, "four tenths of the link for the second until it is absent, and then all of it: {done:?}");
 }
+
+#[test]
+fn room_for_what_drains_is_made_at_the_expense_of_the_lowest() {
+    let mut paced = Paced::new(&[1_000, 1_000, 1_000], 3, "slow-stream");
+    for receiver in 0..3 {
+        paced.join(receiver, -(receiver as i16), &[range(1_000 * receiver as u32, 1_000)], LINK / 4);
+    }
+    paced.run_until(0.05);
+    let delivery = &mut paced.scene.delivery;
+    let lane_of = |delivery: &Delivery, receiver: u64| delivery.lanes.iter().position(|lane| lane.has(ReceiverId(receiver))).unwrap();
+    let lanes = [0, 1, 2].map(|receiver| lane_of(delivery, receiver));
+    let cap = LINK * 8;
+    let mut limits = |shares: [Option<u64>; 3]| {
+        for (level, (&lane, share)) in lanes.iter().zip(shares).enumerate() {
+            delivery.planned[lane] = share.map(|percent| Planned { level, bits_per_second: cap / 100 * percent });
+        }
+        delivery.limit_lanes();
+        delivery.check().unwrap();
+        lanes.map(|lane| delivery.lanes[lane].rate_cap_bits_per_second() * 1_000 / cap)
+    };
+    assert_eq!(limits([Some(60), Some(30), None]), [600, 300, 100], "there is room");
+    assert_eq!(limits([Some(60), Some(40), None]), [600, 390, 10], "a hundredth of the link for what is lower than others");
+    assert_eq!(limits([None, Some(60), Some(40)]), [100, 600, 300], "a tenth for what is the highest");
+    assert_eq!(limits([Some(100), None, None]), [990, 5, 5]);
+}
