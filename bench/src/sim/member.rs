@@ -72,6 +72,7 @@ enum Happening {
     Wakes,
     Listens { connection: ReceiverId, version: u64 },
     Fetched { connection: ReceiverId, chunk: u32 },
+    Prioritized { priority: i16 },
 }
 
 /// See the module's text.
@@ -97,6 +98,10 @@ pub(super) struct Member {
     wakes_ns: Option<u64>,
     heard_ns: u64,
     report_interval_us: u64,
+    /// What the operator says of it at present.
+    priority: i16,
+    /// It has said on this connection what it restores.
+    has_shown_rate: bool,
     /// The streams that it listens to, and the last order that it took notice of.
     streams: Vec<StreamId>,
     told_version: u64,
@@ -126,6 +131,8 @@ impl Member {
             wakes_ns: None,
             heard_ns: 0,
             report_interval_us: 0,
+            priority: spec.priority,
+            has_shown_rate: false,
             streams: Vec::new(),
             told_version: 0,
             told_fetches: 0,
@@ -134,6 +141,9 @@ impl Member {
         member.at_us(spec.start_us, Happening::Starts);
         for (which, disconnect) in spec.disconnects.iter().enumerate() {
             member.at_us(disconnect.at_us, Happening::Disconnects(which));
+        }
+        for &(at_us, priority) in &spec.priority_changes {
+            member.at_us(at_us, Happening::Prioritized { priority });
         }
         match spec.conduct {
             Conduct::Honest => {}
@@ -337,6 +347,12 @@ impl Member {
                     self.fetched(around, ChunkId(chunk), messages)?;
                 }
             }
+            Happening::Prioritized { priority } => {
+                self.priority = priority;
+                if let Some((receiver, _)) = self.connection {
+                    self.tell(around, Told::Prioritized { receiver, priority }, messages);
+                }
+            }
             Happening::Astray(packet) => self.packet(around, packet, messages)?,
             Happening::Finishes { life } => self.finish(around, life, messages)?,
             Happening::Wakes => {
@@ -413,8 +429,9 @@ impl Member {
         self.connection = Some((connection, sender_life));
         self.told_version = 0;
         self.told_fetches = 0;
+        self.has_shown_rate = false;
         self.tell(around, Told::Joined { receiver: connection, want }, messages);
-        let priority = self.spec(around).priority;
+        let priority = self.priority;
         if priority != 0 {
             // The sender knows it as soon as it knows the receiver: it comes with that, without a journey of its own.
             let Some(joined) = messages.last() else { return };
@@ -461,7 +478,11 @@ impl Member {
             node.assembler.set_report_interval(interval_us);
         }
         let now = Micros(self.now_ns / 1_000);
-        let report = node.assembler.report(now);
+        let mut report = node.assembler.report(now);
+        if let Some(report) = report.as_mut().filter(|_| spec.shows_rate && !self.has_shown_rate) {
+            report.restore_bytes_per_second = spec.restore_bytes_per_second;
+            self.has_shown_rate = true;
+        }
         let due_at = node.assembler.report_due_at();
         let is_done = node.assembler.is_done();
         if is_done {

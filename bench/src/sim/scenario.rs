@@ -1,5 +1,7 @@
 //! What is simulated: a pack, receivers with their networks and disks, and what goes wrong.
 
+mod priorities;
+
 use super::random::Random;
 
 /// One run.
@@ -89,10 +91,14 @@ pub struct Receiver {
     pub finish_us: u64,
     /// What it says that it restores, when it joins; 0: nothing.
     pub restore_bytes_per_second: u64,
+    /// Its first report says so too, as when an operator told it: then it counts as shown.
+    pub shows_rate: bool,
     /// Chunks that turn out corrupt.
     pub corrupt_ppm: u32,
     /// What the operator says of it.
     pub priority: i16,
+    /// … and when the operator changes that, ascending.
+    pub priority_changes: Vec<(u64, i16)>,
     /// What it does.
     pub conduct: Conduct,
     /// Times at which its control connection breaks.
@@ -165,9 +171,11 @@ impl Receiver {
             buffers: 900,
             entries: 800,
             restore_bytes_per_second: 0,
+            shows_rate: false,
             finish_us: 200,
             corrupt_ppm: 0,
             priority: 0,
+            priority_changes: Vec::new(),
             conduct: Conduct::Honest,
             disconnects: Vec::new(),
         }
@@ -259,19 +267,9 @@ impl Scenario {
         let mut unicast = Random::new(seed ^ 0x0C57);
         scenario.last_by_unicast = unicast.chance_ppm(700_000);
         scenario.fetch_fails_ppm = unicast.pick(&[0, 0, 10_000, 300_000, 1_000_000]);
+        scenario.press(&mut Random::new(seed ^ 0x51A7));
         scenario.limit_us = scenario.generous_limit_us();
         scenario
-    }
-
-    /// Gives receivers priorities, in one of four scenarios. Liars, which are never done, come last: of a higher priority they would keep the others waiting.
-    fn prioritize(&mut self, random: &mut Random) {
-        if !random.chance_ppm(250_000) {
-            return;
-        }
-        for receiver in &mut self.receivers {
-            let is_liar = matches!(receiver.conduct, Conduct::Liar { .. });
-            receiver.priority = if is_liar { i16::MIN } else { random.pick(&[0, 0, 1, 10, -3]) };
-        }
     }
 
     /// The rate is the cap once somebody has reported, whatever is said: for what is to be compared at the same rate.

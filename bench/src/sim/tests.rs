@@ -102,6 +102,54 @@ fn images_are_complete_in_the_order_of_their_priorities() {
     assert!(ratio(&outcome) < 1.05, "{}", ratio(&outcome));
 }
 
+/// What a device restores, in bytes a second, that takes so long for a chunk of 187 symbols.
+fn restores(finish_us: u64) -> u64 {
+    187 * 1_408 * 1_000_000 / finish_us
+}
+
+#[test]
+fn what_slow_devices_of_a_high_priority_leave_of_the_link_goes_to_a_lower_one() {
+    let scenario = |with_lower: bool| {
+        let mut scenario =
+            Scenario { floor_bits_per_second: GBIT / 100, streams: 4, ..at_one_gigabit(17, 800, if with_lower { 4 } else { 2 }) };
+        scenario.images = vec![(0..400).collect(), (400..800).collect()];
+        for (index, receiver) in scenario.receivers.iter_mut().enumerate() {
+            // At 1 Gbit/s a chunk takes 2.2 ms: the first two take a quarter of that.
+            (receiver.image, receiver.priority, receiver.finish_us) = if index < 2 { (0, 10, 8_800) } else { (1, 0, 200) };
+            (receiver.restore_bytes_per_second, receiver.shows_rate) = (restores(receiver.finish_us), true);
+        }
+        scenario
+    };
+    let (alone, both) = (run(&scenario(false)), run(&scenario(true)));
+    let complete = |outcome: &Outcome, index: usize| outcome.complete_us[index].expect("complete") as f64;
+    for index in 0..2 {
+        assert!(complete(&alone, index) < 400.0 * 8_800.0 * 1.06, "{alone:?}");
+        assert!(complete(&both, index) < complete(&alone, index) * 1.03, "{both:?}");
+    }
+    // 0.9 s at the whole rate, 1.24 s at what is left, from the second plan on. On one stream it would be the 3.5 s of the others and 0.9 s more.
+    assert!(complete(&both, 2) < 1_600_000.0 && complete(&both, 3) < 1_600_000.0, "{both:?}");
+    assert!(ratio(&both) < 1.01, "{}", ratio(&both));
+}
+
+#[test]
+fn a_slow_device_of_a_lower_priority_holds_no_stream_down_that_it_shares_with_a_higher_one() {
+    let scenario = |receivers: usize| {
+        let mut scenario = Scenario { floor_bits_per_second: GBIT / 100, ..at_one_gigabit(18, 800, receivers) };
+        scenario.receivers[0].priority = 1;
+        scenario
+            .receivers
+            .iter_mut()
+            .skip(1)
+            .for_each(|receiver| (receiver.finish_us, receiver.buffers, receiver.entries) = (8_800, 150, 150));
+        scenario
+    };
+    let (alone, all) = (run(&scenario(1)), run(&scenario(3)));
+    let complete = |outcome: &Outcome, index: usize| outcome.complete_us[index].expect("complete") as f64;
+    assert!(complete(&all, 0) < complete(&alone, 0) * 1.05, "{:?} beside {:?}", all.complete_us, alone.complete_us);
+    // 7 s, and what they lost meanwhile comes again.
+    assert!(complete(&all, 1) < 800.0 * 8_800.0 * 1.15, "{all:?}");
+}
+
 #[test]
 fn a_late_joiner_gets_what_it_missed_and_holds_nobody_up() {
     let mut scenario = at_one_gigabit(7, 400, 2);

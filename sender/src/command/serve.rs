@@ -82,7 +82,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "GROUP:PORT", default_value = "239.192.68.1:4700")]
     group: SocketAddr,
     /// Streams at most: consecutive groups from --group on, same port. How many are used, for what and how fast, follows from what receivers can
-    /// restore; receivers join only those that bring them something.
+    /// restore and from their priorities; receivers join only those that bring them something.
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
     streams: u8,
     /// What to do about receivers that cannot keep up: `wait` for them; `slow-stream`, where the others get faster streams beside; `unicast`,

@@ -100,6 +100,43 @@ impl ChunkSet {
         })
     }
 
+    /// Adds all ids of `other`, which has the same bound.
+    pub(super) fn unite(&mut self, other: &ChunkSet) {
+        self.merge(other, |mine, others| mine | others);
+    }
+
+    /// Keeps those that are in `other` too.
+    pub(super) fn intersect(&mut self, other: &ChunkSet) {
+        self.merge(other, |mine, others| mine & others);
+    }
+
+    /// Removes those that are in `other`.
+    pub(super) fn subtract(&mut self, other: &ChunkSet) {
+        self.merge(other, |mine, others| mine & !others);
+    }
+
+    fn merge(&mut self, other: &ChunkSet, of_words: impl Fn(u64, u64) -> u64) {
+        debug_assert_eq!(self.bound, other.bound);
+        self.words.iter_mut().zip(&other.words).for_each(|(mine, &others)| *mine = of_words(*mine, others));
+        self.len = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
+    /// Whether an id is in both.
+    pub(super) fn meets(&self, other: &ChunkSet) -> bool {
+        self.words.iter().zip(&other.words).any(|(mine, others)| mine & others != 0)
+    }
+
+    /// Whether an id of `range` is in both. Looks at whole words.
+    pub(super) fn meets_in(&self, other: &ChunkSet, range: ChunkRange) -> bool {
+        let (first, end) = (range.first.0, self.end_of(range));
+        (first / WORD_BITS..end.div_ceil(WORD_BITS)).any(|word| {
+            let above = if word == first / WORD_BITS { u64::MAX << (first % WORD_BITS) } else { u64::MAX };
+            let below = if (word + 1) * WORD_BITS > end { u64::MAX >> (WORD_BITS - end % WORD_BITS) } else { u64::MAX };
+            let common = |set: &ChunkSet| set.words.get(word as usize).copied().unwrap_or(0);
+            common(self) & common(other) & above & below != 0
+        })
+    }
+
     /// Adds the ids of `range` that lie within the bound.
     pub(super) fn insert_range(&mut self, range: ChunkRange) {
         for id in range.first.0..self.end_of(range) {
@@ -139,6 +176,30 @@ mod tests {
         assert_eq!(set.len(), 10);
         assert!(!set.insert(ChunkId(70)) && !set.contains(ChunkId(70)) && !set.remove(ChunkId(u32::MAX)));
         assert_eq!(set.next_from(u32::MAX), None);
+    }
+
+    #[test]
+    fn sets_are_united_cut_and_compared() {
+        let set = |ids: &[u32]| {
+            let mut set = ChunkSet::new(200);
+            ids.iter().for_each(|&id| _ = set.insert(ChunkId(id)));
+            set
+        };
+        let ids = |set: &ChunkSet| (set.iter().map(|chunk| chunk.0).collect::<Vec<_>>(), set.len());
+        let (a, b) = (set(&[1, 63, 64, 150]), set(&[2, 64, 150, 199]));
+        let changed = |change: fn(&mut ChunkSet, &ChunkSet)| {
+            let mut a = a.clone();
+            change(&mut a, &b);
+            ids(&a)
+        };
+        assert_eq!(changed(ChunkSet::unite), (vec![1, 2, 63, 64, 150, 199], 6));
+        assert_eq!(changed(ChunkSet::intersect), (vec![64, 150], 2));
+        assert_eq!(changed(ChunkSet::subtract), (vec![1, 63], 2));
+        assert!(a.meets(&b) && !a.meets(&set(&[0, 65, 199])));
+        for (first, count, meets) in [(0, 64, false), (0, 65, true), (64, 1, true), (65, 85, false), (65, 86, true), (150, 9_000, true)] {
+            assert_eq!(a.meets_in(&b, range(first, count)), meets, "{first} + {count}");
+        }
+        assert!(!a.meets_in(&b, range(64, 0)) && !a.meets_in(&b, range(200, 7)));
     }
 
     #[test]

@@ -6,17 +6,22 @@
 //!
 //! * `lane`: one stream: its scheduler and who is in it.
 //! * `fetches`: the last of chunks that receivers fetch by unicast, because to multicast it would cost more.
-//! * `assign`: from a plan (see [`super::plan`]) to who gets what where.
+//! * `planning`: when a plan is made (see [`super::plan`]), and of what.
+//! * `assign`: from a plan to who gets what where.
+//! * `limits`: from a plan to how fast each stream may be.
 
 mod assign;
 mod fetches;
 mod lane;
+mod limits;
+mod planning;
 
 use super::chunk_set::ChunkSet;
 use super::straggler::{Remedy, Standing, StragglerPolicy};
 use super::{Event, Next, ReceiverId, ScheduleConfig, Totals};
 use assign::Assignment;
 use lane::Lane;
+use limits::Planned;
 use std::collections::BTreeMap;
 use wire::report::{ChunkRange, Report};
 use wire::{ChunkId, Micros, StreamId};
@@ -61,6 +66,10 @@ struct Member {
     standing: Standing,
     /// What the plan in force counted on.
     planned_rate: u64,
+    /// The plan in force counted on it.
+    is_planned: bool,
+    /// The streams bring it what they are to bring.
+    is_settled: bool,
     /// It fetches everything itself.
     unicast: bool,
     /// What it was last told to listen to.
@@ -74,10 +83,14 @@ pub struct Delivery {
     lanes: Vec<Lane>,
     members: BTreeMap<ReceiverId, Member>,
     assignment: Assignment,
+    /// Per level of the assignment, the chunks that it wanted when that was made and no higher one did.
+    level_chunks: Vec<ChunkSet>,
+    /// Per lane.
+    planned: Vec<Option<Planned>>,
     orders: Vec<(ReceiverId, Order)>,
     /// What is being fetched instead of sent, and until when that may take.
     fetches: BTreeMap<(ReceiverId, ChunkId), Micros>,
-    /// Somebody came, left, or restores at another rate.
+    /// Somebody came, left, is absent or back, has another priority, or restores at another rate.
     news: bool,
     planned_at: Option<Micros>,
     /// Chunks that were sent on any stream, for the count of what was needed.
@@ -97,6 +110,8 @@ impl Delivery {
             lanes: config.schedule.streams.iter().map(lane).collect(),
             members: BTreeMap::new(),
             assignment: Assignment::all_on_first(config.classes.len()),
+            level_chunks: vec![ChunkSet::new(chunk_count)],
+            planned: vec![None; config.schedule.streams.len()],
             orders: Vec::new(),
             fetches: BTreeMap::new(),
             news: false,
@@ -115,7 +130,8 @@ impl Delivery {
         let mut wanted = ChunkSet::new(self.config.schedule.parameters.chunk_count);
         want.iter().for_each(|&range| wanted.insert_range(range));
         let standing = Standing { restore_bytes_per_second, ..Standing::default() };
-        let member = Member { want: wanted, priority: 0, standing, planned_rate: 0, unicast, told: None };
+        let member =
+            Member { want: wanted, priority: 0, standing, planned_rate: 0, is_planned: false, is_settled: false, unicast, told: None };
         self.members.insert(receiver, member);
         if !unicast {
             self.news = true;
@@ -131,7 +147,9 @@ impl Delivery {
             Event::Left { receiver } => self.leave(now, receiver),
             Event::Prioritized { receiver, priority } => {
                 let Some(member) = self.members.get_mut(&receiver) else { return };
-                self.news |= std::mem::replace(&mut member.priority, priority) != priority;
+                if std::mem::replace(&mut member.priority, priority) != priority {
+                    (self.news, member.is_settled) = (true, false);
+                }
                 self.lanes.iter_mut().filter(|lane| lane.has(receiver)).for_each(|lane| lane.prioritize(now, receiver, priority));
             }
         }
@@ -146,6 +164,7 @@ impl Delivery {
         lane.scheduler.set_handover_room(room);
         let next = lane.next(now);
         let handed_over = lane.scheduler.take_handed_over();
+        self.news |= lane.scheduler.take_absence();
         self.begin_fetches(now, handed_over);
         match next {
             Next::Group(group) => {
@@ -245,7 +264,7 @@ impl Delivery {
                 }
             }
         }
-        Ok(())
+        self.check_limits()
     }
 
     fn leave(&mut self, now: Micros, receiver: ReceiverId) {
@@ -259,9 +278,12 @@ impl Delivery {
 
     fn report(&mut self, now: Micros, receiver: ReceiverId, report: &Report) {
         let Some(member) = self.members.get_mut(&receiver) else { return };
-        for &range in &report.completed {
-            member.want.remove_range(range);
-        }
+        let completed = report.completed.iter().flat_map(|&range| member.want.remove_range(range));
+        let symbols: u64 = completed.map(|chunk| u64::from(self.config.schedule.source_symbols[chunk.index()])).sum();
+        let bytes = symbols * u64::from(self.config.schedule.parameters.symbol_bytes);
+        self.news |= member.standing.completed(now, bytes);
+        // It was absent, and no stream is kept for it.
+        self.news |= !member.is_planned && !member.unicast && !member.want.is_empty();
         let want = &member.want;
         self.fetches.retain(|&(fetching, chunk), _| fetching != receiver || want.contains(chunk));
         let standing = &mut member.standing;

@@ -32,7 +32,7 @@ mod stream;
 
 pub use action::{ChunkSymbols, Event, GROUP_CHUNKS_MAX, Group, Next, ReceiverId, ScheduleConfig, Totals};
 pub use delivery::{Delivery, DeliveryConfig, Order};
-pub use plan::{Class, Pace, Situation, StreamPlan};
+pub use plan::{Class, Device, Level, Pace, Ranked, Situation, StreamPlan};
 pub use rate::RateControl;
 pub use scheduler::Scheduler;
 pub use straggler::{Remedy, StragglerPolicy, Threshold};

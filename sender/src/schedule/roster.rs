@@ -182,6 +182,17 @@ impl Roster {
         }
     }
 
+    /// The priority that `receiver` is served with.
+    pub(super) fn priority_of(&self, receiver: ReceiverId) -> Option<i16> {
+        self.members.get(&receiver).map(|member| member.priority)
+    }
+
+    /// The highest priority of those who want something and are not absent. Looks at everybody.
+    pub(super) fn leading_priority(&self) -> Option<i16> {
+        let wanting = self.members.values().filter(|member| member.attendance != Attendance::Absent && !member.want.is_empty());
+        wanting.map(|member| member.priority).max()
+    }
+
     /// Changes what `receiver`'s presence is worth; its demand is taken away or put back when it begins or ends to be absent.
     pub(super) fn set_attendance(&mut self, receiver: ReceiverId, attendance: Attendance) {
         let Some(member) = self.members.get_mut(&receiver) else { return };

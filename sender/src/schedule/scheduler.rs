@@ -79,6 +79,8 @@ pub struct Scheduler {
     /// Greeting receivers for whom that is not set yet, since nothing was sent that they could answer.
     greeting_new: Vec<ReceiverId>,
     report_lag_us: u64,
+    /// Somebody has become absent since that was last asked.
+    somebody_is_absent: bool,
     /// So many chunks may be handed over to unicast.
     handover_room: usize,
     handed_over: Vec<(ReceiverId, ChunkId)>,
@@ -108,6 +110,7 @@ impl Scheduler {
             greeting_until: VecDeque::new(),
             greeting_new: Vec::new(),
             report_lag_us: REPORT_LAG_START_US,
+            somebody_is_absent: false,
             handover_room: 0,
             handed_over: Vec::new(),
             handed_before: BTreeSet::new(),
@@ -242,6 +245,16 @@ impl Scheduler {
             Some(chunk) => Err(format!("chunk {chunk} is in demand, was never sent and will not be")),
             None => Ok(()),
         }
+    }
+
+    /// Decides on the rate when that is due. It is the rate of those of the highest priority: what others lose, or have waiting, does not slow them.
+    fn tick_rate(&mut self, now: Micros) {
+        if self.rate.is_due(now) {
+            let Scheduler { rate, roster, .. } = self;
+            let leading = roster.leading_priority();
+            rate.heed(|receiver| leading.is_none() || roster.priority_of(receiver) >= leading);
+        }
+        self.rate.tick(now, self.report_interval_us());
     }
 
     fn rate_per_stream(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use wire::Micros;
 
 /// What happens to a receiver that cannot keep up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +60,37 @@ pub(super) struct Standing {
     pub(super) is_shown: bool,
     pub(super) packets_sent: u64,
     pub(super) packets_lost: u64,
+    /// What it has completed since then is being counted.
+    pub(super) counted_since: Option<Micros>,
+    pub(super) counted_bytes: u64,
+}
+
+/// What a receiver completes is counted so long: restore rates are reported for a second too.
+const COUNT_US: u64 = 1_000_000;
+/// Who completes more than it is known to restore, by this share, restores more: less than streams may be faster than planned, so that a stream that is held
+/// down by nothing but the plan is planned faster and faster …
+const MORE_SHARE: f64 = 1.0 / 16.0;
+/// … by this much at a time, as reports may come late and then many together.
+const MORE_MAX: f64 = 1.25;
+
+impl Standing {
+    /// Chunks of so many bytes are complete. Whether that shows that it restores more than was known.
+    pub(super) fn completed(&mut self, now: Micros, bytes: u64) -> bool {
+        let since = *self.counted_since.get_or_insert(now);
+        self.counted_bytes += bytes;
+        let elapsed_us = now.since(since);
+        if elapsed_us < COUNT_US {
+            return false;
+        }
+        let rate = self.counted_bytes as f64 * 1e6 / elapsed_us as f64;
+        (self.counted_since, self.counted_bytes) = (Some(now), 0);
+        let known = self.restore_bytes_per_second as f64;
+        let is_more = known > 0.0 && rate > known * (1.0 + MORE_SHARE);
+        if is_more {
+            self.restore_bytes_per_second = rate.min(known * MORE_MAX) as u64;
+        }
+        is_more
+    }
 }
 
 impl StragglerPolicy {
@@ -145,12 +177,27 @@ mod tests {
     }
 
     #[test]
+    fn who_completes_more_than_it_is_known_to_restore_restores_more() {
+        let mut standing = Standing { restore_bytes_per_second: 1_000, ..Standing::default() };
+        assert!(!standing.completed(Micros(0), 5_000) && !standing.completed(Micros(500_000), 0), "a second is not over");
+        assert!(standing.completed(Micros(4_000_000), 0));
+        assert_eq!(standing.restore_bytes_per_second, 1_250, "reports may come late and many together");
+        assert!(!standing.completed(Micros(5_000_000), 1_300), "that is no more than streams bring by their margin");
+        assert!(standing.completed(Micros(6_000_000), 1_375));
+        assert_eq!(standing.restore_bytes_per_second, 1_375);
+        assert!(!standing.completed(Micros(7_000_000), 10), "what it has nothing to do for says nothing");
+        let mut unknown = Standing::default();
+        assert!(!unknown.completed(Micros(0), 9) && !unknown.completed(Micros(2_000_000), 9_000));
+    }
+
+    #[test]
     fn who_cannot_keep_up_depends_on_the_threshold() {
         let standing = |restore_bytes_per_second, packets_lost| Standing {
             restore_bytes_per_second,
             is_shown: true,
             packets_sent: 100_000,
             packets_lost,
+            ..Standing::default()
         };
         let policy = |text: &str| text.parse::<StragglerPolicy>().unwrap();
         assert!(policy("drop").applies(&standing(20, 0), 100) && !policy("drop").applies(&standing(30, 0), 100));

@@ -5,7 +5,7 @@ use super::super::scheduler::Order;
 use super::super::{Event, Next, ReceiverId, ScheduleConfig, Scheduler};
 use std::collections::BTreeSet;
 use wire::report::ChunkRange;
-use wire::{ChunkId, Micros, StreamId};
+use wire::{Micros, StreamId};
 
 /// Those who are to join a stream that nobody hears yet are waited for so long: the order's way, joining the group, the switch's hearing of it, a sync
 /// and the report on it. What is sent before they hear has to be sent again.
@@ -60,7 +60,6 @@ impl Lane {
     }
 
     /// What was last set.
-    #[cfg(test)]
     pub(super) fn rate_cap_bits_per_second(&self) -> u64 {
         self.rate_cap_bits_per_second
     }
@@ -75,6 +74,11 @@ impl Lane {
 
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Those who are to get something here.
+    pub(super) fn members(&self) -> impl Iterator<Item = ReceiverId> + '_ {
+        self.members.iter().copied()
     }
 
     pub(super) fn has(&self, receiver: ReceiverId) -> bool {
@@ -103,12 +107,12 @@ impl Lane {
         self.scheduler.handle(now, Event::Prioritized { receiver, priority });
     }
 
-    /// `receiver` is not to get the chunks of `range` here, but for those that it has in part or that are on their way to it.
-    pub(super) fn release(&mut self, now: Micros, receiver: ReceiverId, range: ChunkRange) {
+    /// `receiver` is to get nothing but `goal` here, and chunks that it has in part or that are on their way to it.
+    pub(super) fn release(&mut self, now: Micros, receiver: ReceiverId, goal: &ChunkSet) {
         if !self.has(receiver) {
             return;
         }
-        self.scheduler.release(receiver, range);
+        self.scheduler.release(receiver, goal);
         if self.is_done(receiver) {
             self.leave(now, receiver);
         }
@@ -118,12 +122,6 @@ impl Lane {
         if self.members.remove(&receiver) {
             self.scheduler.handle(now, Event::Left { receiver });
         }
-    }
-
-    /// What of `range` `receiver` wants and is not to get here.
-    pub(super) fn lacking(&self, receiver: ReceiverId, want: &ChunkSet, range: ChunkRange) -> Vec<ChunkRange> {
-        let of_range = want.iter_range(range);
-        ChunkRange::from_sorted(of_range.filter(|&chunk: &ChunkId| !self.scheduler.wants(receiver, chunk)))
     }
 }
 

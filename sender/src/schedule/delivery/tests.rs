@@ -1,7 +1,10 @@
 //! Deliveries over several streams without a network: what is sent arrives whole where it is listened to, and is reported at once.
 
+mod priorities;
+
 use super::*;
 use crate::schedule::Threshold;
+use std::collections::BTreeSet;
 use wire::session::SessionParameters;
 use wire::{ChunkId, SessionId};
 
@@ -15,7 +18,7 @@ struct Scene {
     delivery: Delivery,
     now: Micros,
     listening: BTreeMap<ReceiverId, Vec<StreamId>>,
-    wants: BTreeMap<ReceiverId, Vec<u32>>,
+    wants: BTreeMap<ReceiverId, BTreeSet<u32>>,
     orders: Vec<(ReceiverId, Order)>,
     /// Chunks in the order in which they were sent, and on which stream.
     sent: Vec<(u32, StreamId)>,
@@ -287,17 +290,4 @@ fn a_receiver_that_no_multicast_reaches_makes_no_demand() {
     let report = Report { completed: vec![range(0, 4)], ..Report::default() };
     scene.delivery.handle(scene.now, Event::Reported { receiver: ReceiverId(7), report });
     assert_eq!(scene.delivery.remaining(ReceiverId(7)), Some(6));
-}
-
-#[test]
-fn what_is_of_a_higher_priority_goes_before_everything_else_on_one_stream() {
-    let mut scene = Scene::new(&[100, 100, 100], 4, "slow-stream");
-    for receiver in 0..3 {
-        scene.join(receiver, &[range(100 * receiver as u32, 100)], LINK / 8);
-        scene.delivery.handle(scene.now, Event::Prioritized { receiver: ReceiverId(receiver), priority: i16::from(receiver == 1) });
-    }
-    (0..6).for_each(|_| _ = scene.step());
-    assert!(scene.sent[..96].iter().all(|(chunk, _)| (100..200).contains(chunk)), "{:?}", scene.sent);
-    scene.run();
-    assert_eq!(scene.sent.len(), 300);
 }

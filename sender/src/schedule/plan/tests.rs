@@ -37,7 +37,7 @@ impl Run {
             wanted_by: (0..self.rates.len()).filter(|&receiver| chunks.iter().any(|wants| wants[receiver])).collect(),
         };
         Situation {
-            receivers: (0..).map(ReceiverId).zip(self.rates.iter().copied()).collect(),
+            receivers: (0..).zip(&self.rates).map(|(id, &rate)| Device::new(ReceiverId(id), rate, true)).collect(),
             classes: self.wants.iter().map(class).collect(),
             total_bytes_per_second: LINK,
             streams_max: self.streams_max,

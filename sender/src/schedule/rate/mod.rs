@@ -20,7 +20,8 @@
 //!
 //! **Backlog.** The rate follows how full receivers' memories are and soon will be (`backlog`), so that it settles at what the slowest disk takes.
 //!
-//! One in ten of ten or more receivers may say what it likes without being heeded, unless the operator wants everybody waited for.
+//! One in ten of ten or more receivers may say what it likes without being heeded, unless the operator wants everybody waited for. Where some have a higher
+//! priority than others, the others are not heeded at all.
 
 mod backlog;
 mod loss;
@@ -28,7 +29,7 @@ mod loss;
 use super::ReceiverId;
 use backlog::Backlog;
 use loss::{Comparison, Effect, Losses};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use wire::Micros;
 use wire::report::Report;
 
@@ -122,6 +123,8 @@ pub struct RateControl {
     /// When somebody last said what was sent and seen, or silence last had its effect.
     heard_at: Option<Micros>,
     figures: BTreeMap<ReceiverId, Figures>,
+    /// Those who do not count at present.
+    unheeded: BTreeSet<ReceiverId>,
     phase: Phase,
     /// No setback yet.
     ramping: bool,
@@ -140,6 +143,7 @@ impl RateControl {
             decided_at: Micros(0),
             heard_at: None,
             figures: BTreeMap::new(),
+            unheeded: BTreeSet::new(),
             phase: Phase::Climbing,
             ramping: true,
             quiet_windows: 0.0,
@@ -176,8 +180,27 @@ impl RateControl {
         self.figures.entry(receiver).or_default();
     }
 
+    /// Only those count from now on of whom `counts` says so. Who counts again begins anew.
+    pub(super) fn heed(&mut self, counts: impl Fn(ReceiverId) -> bool) {
+        let again: Vec<ReceiverId> = self.unheeded.iter().copied().filter(|&receiver| counts(receiver)).collect();
+        for receiver in again {
+            self.unheeded.remove(&receiver);
+            self.expect(receiver);
+        }
+        self.unheeded.extend(self.figures.keys().copied().filter(|&receiver| !counts(receiver)));
+        self.figures.retain(|&receiver, _| counts(receiver));
+    }
+
+    /// Whether [`RateControl::tick`] will decide.
+    pub(super) fn is_due(&self, now: Micros) -> bool {
+        now.since(self.decided_at) >= WINDOW_US
+    }
+
     /// Takes the figures of a report.
     pub fn note(&mut self, receiver: ReceiverId, report: &Report) {
+        if self.unheeded.contains(&receiver) {
+            return;
+        }
         let figures = self.figures.entry(receiver).or_default();
         figures.losses.note(report);
         figures.backlog.note(report.backlog_permille);
@@ -188,14 +211,15 @@ impl RateControl {
     /// The receiver is gone.
     pub fn forget(&mut self, receiver: ReceiverId) {
         self.figures.remove(&receiver);
+        self.unheeded.remove(&receiver);
     }
 
     /// Decides anew when it is time. Receivers report every `report_interval_us` at most.
     pub fn tick(&mut self, now: Micros, report_interval_us: u64) {
-        let elapsed_us = now.since(self.decided_at);
-        if elapsed_us < WINDOW_US {
+        if !self.is_due(now) {
             return;
         }
+        let elapsed_us = now.since(self.decided_at);
         self.decided_at = now;
         if self.figures.values().any(|figures| figures.counted) {
             self.heard_at = Some(now);

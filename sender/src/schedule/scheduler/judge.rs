@@ -109,7 +109,7 @@ impl Scheduler {
     }
 
     pub(super) fn tick(&mut self, now: Micros) {
-        self.rate.tick(now, self.report_interval_us());
+        self.tick_rate(now);
         self.review_losses(now);
         while let Some(&(until, receiver)) = self.greeting_until.front() {
             if now < until {

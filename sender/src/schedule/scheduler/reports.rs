@@ -13,7 +13,7 @@ impl Scheduler {
         }
         self.rate.note(receiver, report);
         // Not only when a group is due: at low rates that is rare.
-        self.rate.tick(now, self.report_interval_us());
+        self.tick_rate(now);
         self.losses.note(receiver, report);
         for &range in &report.completed {
             self.roster.complete(receiver, range);
@@ -117,6 +117,7 @@ impl Scheduler {
     /// Makes a receiver that was silent for too long absent.
     pub(super) fn give_up_on(&mut self, receiver: ReceiverId) {
         self.roster.set_attendance(receiver, Attendance::Absent);
+        self.somebody_is_absent = true;
         self.unlisten(receiver);
     }
 }
