@@ -32,8 +32,8 @@ pub enum Error {
     },
     /// Another XDP program is attached to the interface.
     #[error(
-        "another XDP program is attached to {interface}: end the program that attached it \
-         (bpftool net show dev {interface} names it), or remove it with: ip link set dev {interface} xdp off"
+        "another XDP program is attached to {interface}, perhaps that of a running discus-receive: end the program that attached it \
+         (bpftool net show dev {interface} names it), or remove one that nobody holds with: ip link set dev {interface} xdp off"
     )]
     Busy {
         /// The interface.

@@ -2,7 +2,7 @@
 // Helpers outside test functions, too: what is unexpected here fails the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -149,6 +149,29 @@ fn a_signal_stops_it_in_good_order_with_the_code_that_shells_expect() {
         assert_eq!((&report["outcome"], report["symbols_sent"].as_u64()), (&"stopped".into(), Some(0)));
         assert!(rest.join().unwrap().contains("stopping; receivers are told"));
     }
+}
+
+#[test]
+fn warnings_have_no_colours_where_there_is_no_terminal() {
+    let scratch = Scratch::new();
+    let mut command = scratch.serve(&scratch.pack(), "lo", "127.0.0.1:0");
+    let mut guard = Guard(command.env("RUST_LOG", "debug").stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(guard.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let listening = lines.find(|line| line.starts_with("listen")).unwrap();
+    let address = listening.split_whitespace().nth(1).unwrap();
+    // What is no handshake is worth a line.
+    std::net::TcpStream::connect(address).unwrap().write_all(b"no handshake").unwrap();
+    let said = lines.find(|line| line.contains("handshake failed")).unwrap();
+    assert!(!said.contains('\u{1b}'), "{said}");
+}
+
+#[test]
+fn a_core_that_is_not_there_is_wrong_usage() {
+    let scratch = Scratch::new();
+    let mut command = scratch.serve(&scratch.pack(), "lo", "127.0.0.1:0");
+    command.args(["--cores", "0,5000"]);
+    let (code, message) = failure(command);
+    assert!(code == 2 && message.contains("may run on 0"), "{code} {message}");
 }
 
 #[test]

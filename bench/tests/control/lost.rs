@@ -56,6 +56,21 @@ fn a_sender_that_comes_back_with_another_pack_is_given_up() {
     assert!(matches!(&gave_up, FromSender::Changed(reason) if reason.contains("another pack")), "{gave_up:?}");
 }
 
+#[test]
+fn a_sender_that_comes_back_without_the_image_is_given_up() {
+    let state = tempfile::tempdir().unwrap();
+    let server = Server::anywhere(state.path());
+    let (_, link) = listed(&server.options(), range(0, 10));
+    let address = server.control.local_addr();
+    server.control.stop();
+    until_lost(&link);
+    let mut others = session(2);
+    others.images.iter_mut().for_each(|image| image.name.insert_str(0, "other-"));
+    let _server = Server::start(state.path(), address, others);
+    let gave_up = heard(&link);
+    assert!(matches!(&gave_up, FromSender::Changed(reason) if reason.contains("it serves: other-web, other-db")), "{gave_up:?}");
+}
+
 /// Passes connections on to a server, until it is told to cut them or to let everything vanish as a pulled cable does.
 struct Proxy {
     address: SocketAddr,

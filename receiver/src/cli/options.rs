@@ -104,7 +104,7 @@ pub(crate) struct Options {
 
     /// Cores to pin threads to, in the order intake, writer, workers [default: not pinned on fewer than four cores, else the
     /// last ones].
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = parse_core)]
     pub(crate) cores: Vec<usize>,
 
     /// How packets come in.
@@ -147,6 +147,13 @@ fn parse_memory_bytes(text: &str) -> Result<usize, String> {
 
 fn parse_key(text: &str) -> Result<PublicKey, String> {
     PublicKey::from_argument(text).map_err(|error| error.to_string())
+}
+
+/// Reads the number of a core that this program may run on.
+fn parse_core(text: &str) -> Result<usize, String> {
+    let here: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let known = text.parse().ok().filter(|core| here.contains(core));
+    known.ok_or_else(|| format!("this program may run on {}", here.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
@@ -225,7 +232,10 @@ mod tests {
 
     #[test]
     fn cores_are_a_list() {
-        assert_eq!(parse(&["--trust-any-server", "--cores", "3,1"]).unwrap().cores, [3, 1]);
+        let here = core_affinity::get_core_ids().unwrap()[0].id;
+        let list = format!("{here},{here}");
+        assert_eq!(parse(&["--trust-any-server", "--cores", &list]).unwrap().cores, [here, here]);
+        assert!(parse(&["--trust-any-server", "--cores", &format!("{here},9999")]).is_err(), "no machine has it");
     }
 
     #[test]

@@ -154,7 +154,8 @@ impl Worker {
                 Ok(connection) => connection,
                 Err(error) => {
                     self.tell(match error {
-                        ControlError::Changed { .. } => FromSender::Changed(error.to_string()),
+                        // One that has not got the image any more serves something else, too.
+                        ControlError::Changed { .. } | ControlError::Refused { .. } => FromSender::Changed(error.to_string()),
                         _ => FromSender::GaveUp(error.to_string()),
                     });
                     None

@@ -177,7 +177,7 @@ fn filter(opened: &Opened) -> Finding {
         false => Finding::warn(
             "filter",
             found,
-            "every packet of the session crosses the network stack; a kernel and a driver with XDP spare that",
+            "the line says why; every packet of the session crosses the network stack then, which the filter in the kernel spares",
         ),
     }
 }

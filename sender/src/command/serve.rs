@@ -1,5 +1,6 @@
 //! `discus serve`: multicasts a pack to receivers.
 
+use std::io::IsTerminal;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -118,7 +119,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     once: Option<u32>,
     /// Cores for the transmitter and the reader, such as 2,3: the first transmits, the second reads. [default: with four cores or more, the last for the transmitter]
-    #[arg(long, value_delimiter = ',', value_name = "CORES")]
+    #[arg(long, value_delimiter = ',', value_name = "CORES", value_parser = parse_core)]
     cores: Option<Vec<usize>>,
     /// Memory for chunks, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = CACHE_BYTES_DEFAULT / (1024 * 1024))]
@@ -154,7 +155,12 @@ pub(super) struct NetworkUnusable(pub(super) String);
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     // Warnings from the threads go between the lines of this program.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
     let json = args.json;
     let outcome = serve(&args);
     if let (Err(error), true) = (&outcome, json) {
@@ -346,6 +352,13 @@ fn supervise(engine: &Engine, control: &ControlServer, traffic: &Traffic, signal
             return Outcome::Stopped(signal);
         }
     }
+}
+
+/// Reads the number of a core that this program may run on.
+fn parse_core(text: &str) -> Result<usize, String> {
+    let here: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let known = text.parse().ok().filter(|core| here.contains(core));
+    known.ok_or_else(|| format!("this program may run on {}", here.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")))
 }
 
 fn mtu(asked: Option<usize>, interface: &Interface) -> anyhow::Result<usize> {

@@ -8,9 +8,7 @@ mod operator;
 use super::*;
 use crossbeam_channel::Receiver;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +22,7 @@ use wire::proto::v1::provision_client::ProvisionClient;
 use wire::proto::v1::{self, receiver_message, sender_message};
 use wire::proto::{MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
 use wire::session::SessionParameters;
+use wire::trust::{Trust, client_config};
 use wire::{ChunkId, SessionId, StreamId};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -82,41 +81,6 @@ fn serve_session(change: impl FnOnce(&mut ControlConfig), info: SessionInfo) -> 
     Bench { server, events, state }
 }
 
-#[derive(Debug)]
-struct TrustAnything;
-
-impl ServerCertVerifier for TrustAnything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
 type Attendance = (tokio::sync::mpsc::Sender<v1::ReceiverMessage>, Streaming<v1::SenderMessage>);
 
 struct Client {
@@ -126,10 +90,7 @@ struct Client {
 
 impl Bench {
     async fn tls(&self, alpn: &str) -> TlsStream<TcpStream> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(rustls::ALL_VERSIONS).unwrap();
-        let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnything)).with_no_client_auth();
-        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        let config = client_config(Trust::AnyServer, alpn.as_bytes()).unwrap();
         let stream = TcpStream::connect(self.server.local_addr()).await.unwrap();
         TlsConnector::from(Arc::new(config)).connect("discus".try_into().unwrap(), stream).await.unwrap()
     }
@@ -305,10 +266,12 @@ async fn older_tls_is_refused() {
     let bench = serve(Limits::default());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS12]).unwrap();
-    let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(TrustAnything)).with_no_client_auth();
+    // It is refused before a certificate is shown.
+    let config = builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
     let stream = TcpStream::connect(bench.server.local_addr()).await.unwrap();
     let outcome = TlsConnector::from(Arc::new(config)).connect("discus".try_into().unwrap(), stream).await;
-    assert!(outcome.is_err());
+    let error = outcome.err().and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>().cloned());
+    assert_eq!(error, Some(rustls::Error::AlertReceived(rustls::AlertDescription::ProtocolVersion)));
     bench.serves().await;
 }
 
