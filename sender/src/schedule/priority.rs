@@ -83,6 +83,11 @@ impl Priorities {
         self.levels.first().map(|level| level.priority)
     }
 
+    /// Whether listed receivers have different ones.
+    pub(super) fn are_several(&self) -> bool {
+        self.levels.len() > 1
+    }
+
     /// Whether a listed receiver has `priority`.
     pub(super) fn is_in_use(&self, priority: i16) -> bool {
         self.index_of(priority).is_some()

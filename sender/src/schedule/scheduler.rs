@@ -249,7 +249,9 @@ impl Scheduler {
 
     /// Decides on the rate when that is due. It is the rate of those of the highest priority: what others lose, or have waiting, does not slow them.
     fn tick_rate(&mut self, now: Micros) {
-        if self.rate.is_due(now) {
+        // It takes a look at everybody, for which there mostly is no reason.
+        let concerns_some = self.roster.priorities().are_several() || self.rate.has_unheeded();
+        if concerns_some && self.rate.is_due(now) {
             let Scheduler { rate, roster, .. } = self;
             let leading = roster.leading_priority();
             rate.heed(|receiver| leading.is_none() || roster.priority_of(receiver) >= leading);

@@ -191,6 +191,11 @@ impl RateControl {
         self.figures.retain(|&receiver, _| counts(receiver));
     }
 
+    /// Whether there are some who do not count.
+    pub(super) fn has_unheeded(&self) -> bool {
+        !self.unheeded.is_empty()
+    }
+
     /// Whether [`RateControl::tick`] will decide.
     pub(super) fn is_due(&self, now: Micros) -> bool {
         now.since(self.decided_at) >= WINDOW_US

@@ -88,20 +88,16 @@ impl Run {
             here.map(|receiver| self.ranks[receiver]).min().filter(|_| !under_way.contains(&(class, chunk)))
         };
         let descending = levels[on.0].streams[on.1].pace == Pace::Express;
-        let mut best: Option<((usize, std::cmp::Reverse<usize>), (usize, usize))> = None;
-        for class in 0..self.wants.len() {
+        let of_class = |class: usize| {
             let waiting: Vec<(usize, usize)> =
                 (0..self.wants[class].len()).filter_map(|chunk| Some((wanted(class, chunk)?, chunk))).collect();
-            let Some(rank) = waiting.iter().map(|&(rank, _)| rank).min() else { continue };
+            let rank = waiting.iter().map(|&(rank, _)| rank).min()?;
             let mut chunks = waiting.iter().filter(|&&(of, _)| of == rank).map(|&(_, chunk)| chunk);
-            let chunk = if descending { chunks.next_back() } else { chunks.next() }.unwrap();
+            let chunk = if descending { chunks.next_back() } else { chunks.next() }?;
             let left = if levels[on.0].side_by_side { waiting.len() } else { 0 };
-            let key = (rank, std::cmp::Reverse(left));
-            if best.as_ref().is_none_or(|(than, _)| key < *than) {
-                best = Some((key, (class, chunk)));
-            }
-        }
-        best.map(|(_, chunk)| chunk)
+            Some((rank, std::cmp::Reverse(left), class, chunk))
+        };
+        (0..self.wants.len()).filter_map(of_class).min().map(|(_, _, class, chunk)| (class, chunk))
     }
 
     fn run(mut self) -> Run {
