@@ -11,6 +11,10 @@ const LOWER_DRAIN_PART: u64 = 100;
 /// Of what a lower level was to have, this much may be taken to make room, so that nothing stands still.
 const CUT_MAX: f64 = 0.9;
 
+/// A stream of a lower level goes on with this part of its rate at least: who listens to a higher level's stream too, which does not heed it, may have a full
+/// memory for as long as that lasts, and a stream that has come to a halt takes long to climb.
+const LOWER_FLOOR_PART: u64 = 16;
+
 /// What is planned for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Planned {
@@ -43,11 +47,12 @@ impl Delivery {
         let floor_share =
             self.config.schedule.rate_floor_bits_per_second as f64 / self.config.schedule.rate_cap_bits_per_second.max(1) as f64;
         let receivers = self.members.len();
-        for (lane, rate) in self.lanes.iter_mut().zip(rates) {
+        for ((lane, rate), planned) in self.lanes.iter_mut().zip(rates).zip(&self.planned) {
             // Nothing comes to an empty stream before the next plan, which is then the limit: it begins with that rate, not with a lower one.
             let rate = if rate == 0 { cap } else { rate };
             lane.scheduler.set_report_load(receivers);
-            lane.set_rate_limits(rate, (rate as f64 * floor_share) as u64);
+            let floor = if planned.is_some_and(|planned| planned.level > 0) { rate / LOWER_FLOOR_PART } else { 0 };
+            lane.set_rate_limits(rate, floor.max((rate as f64 * floor_share) as u64));
         }
     }
 

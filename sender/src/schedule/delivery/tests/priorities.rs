@@ -274,3 +274,32 @@ fn room_for_what_drains_is_made_at_the_expense_of_the_lowest() {
     assert_eq!(limits([None, Some(60), Some(40)]), [100, 600, 300], "a tenth for what is the highest");
     assert_eq!(limits([Some(100), None, None]), [990, 5, 5]);
 }
+
+#[test]
+fn what_a_higher_priority_has_got_and_a_lower_one_missed_moves_to_the_streams_of_the_lower() {
+    let mut paced = Paced::new(&[3_000, 1_000], 4, "slow-stream");
+    paced.join(0, 1, &[range(0, 3_000)], LINK / 4);
+    paced.join(1, 0, &[range(0, 4_000)], LINK / 4);
+    paced.run_until(0.6);
+    let carriers = |paced: &Paced, chunk: u32| -> Vec<u16> {
+        let lanes = paced.scene.delivery.lanes.iter().filter(|lane| lane.scheduler.wants(ReceiverId(1), ChunkId(chunk)));
+        lanes.map(|lane| lane.id.0).collect()
+    };
+    let higher = carriers(&paced, 2_550);
+    assert_eq!(higher, paced.streams_of(0), "it listens to the higher one's stream");
+    assert_ne!(higher, carriers(&paced, 3_900));
+    // Far from where the stream is; the first time there is a stream more for it, the second time nothing else changes.
+    let mut of_lower = None;
+    for first in [2_500, 2_800] {
+        let report = Report { completed: vec![range(first, 100)], ..Report::default() };
+        paced.scene.delivery.handle(paced.scene.now, Event::Reported { receiver: ReceiverId(0), report });
+        paced.scene.wants.get_mut(&ReceiverId(0)).unwrap().retain(|chunk| !(first..first + 100).contains(chunk));
+        paced.scene.delivery.plan(paced.scene.now);
+        paced.scene.obey();
+        let lower = carriers(&paced, first + 99);
+        assert_eq!(*of_lower.get_or_insert_with(|| lower.clone()), lower);
+        assert_ne!(lower, higher);
+        assert_eq!(carriers(&paced, first + 100), higher);
+    }
+    paced.run();
+}
