@@ -128,9 +128,9 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::SessionId;
     use wire::report::Report;
     use wire::session::SessionParameters;
+    use wire::{ChunkId, SessionId};
 
     const STREAM: StreamId = StreamId(2);
     const ALL: ChunkRange = ChunkRange { first: ChunkId(0), count: 100 };
