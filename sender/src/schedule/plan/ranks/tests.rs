@@ -282,3 +282,13 @@ proptest! {
         prop_assert!(all.last(0) <= least * 1.05 + 0.02, "{} where {} are due, {:?} {:?}", all.last(0), least, receivers, classes);
     }
 }
+
+#[test]
+fn who_restores_too_little_for_a_higher_ones_stream_is_no_guest_there() {
+    let is_refused = |restores: u64| {
+        let levels = Run::new(&[(LINK / 2, 0), (restores, 1)], &[(100, vec![0, 1])], 4).ranked().plan();
+        levels[0].refused.contains(&1)
+    };
+    assert!(!is_refused(LINK * 45 / 100), "1.1 times what it restores");
+    assert!(is_refused(LINK * 30 / 100), "1.7 times");
+}
