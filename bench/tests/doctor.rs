@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -177,17 +178,25 @@ fn another_sender_than_the_expected_one_is_found() -> Result<()> {
     Ok(())
 }
 
+/// Packs one small image, called web; answers with the pack's path and that of a state directory beside it.
+fn small_pack(programs: &Programs, lab: &Lab, scratch: &Path) -> Result<(String, String)> {
+    let path = |name: &str| scratch.join(name).to_string_lossy().into_owned();
+    let (source, pack) = (path("source"), path("pack"));
+    write_image(source.as_ref(), &[Part::Noise { seed: 1, bytes: 1 << 20 }])?;
+    let packing = ["pack", "--output", &pack, &format!("web={source}")];
+    let packing = Process::start("pack", scratch, &lab.sender.namespace, &programs.discus, packing)?.wait(LIMIT)?;
+    ensure!(packing.code == Some(0), "{packing:?}");
+    Ok((pack, path("state")))
+}
+
 fn a_running_sender_is_asked_for_an_image() -> Result<()> {
     let programs = Programs::built()?;
     let lab = Lab::up(&LabOptions { ipv6: true, ..LabOptions::default() })?;
     let (machine, interface) = (&lab.receivers[0], lab.interface.as_str());
     let scratch = tempfile::tempdir()?;
     let path = |name: &str| scratch.path().join(name).to_string_lossy().into_owned();
-    let (source, pack, state, server) = (path("source"), path("pack"), path("state"), lab.sender.ipv4.to_string());
-    write_image(source.as_ref(), &[Part::Noise { seed: 1, bytes: 1 << 20 }])?;
-    let packing = ["pack", "--output", &pack, &format!("web={source}")];
-    let packing = Process::start("pack", scratch.path(), &lab.sender.namespace, &programs.discus, packing)?.wait(LIMIT)?;
-    ensure!(packing.code == Some(0), "{packing:?}");
+    let (pack, state) = small_pack(&programs, &lab, scratch.path())?;
+    let server = lab.sender.ipv4.to_string();
     let look = |image: &str, fingerprint: &str| -> Result<(Ended, Value)> {
         let arguments = ["doctor", "--json", "--interface", interface, "--querier", "1", "--server", &server];
         let arguments = arguments.into_iter().chain(["--server-fingerprint", fingerprint, "--image", image]);
@@ -244,11 +253,8 @@ fn receivers_that_are_being_installed_are_not_probed() -> Result<()> {
     let (machine, interface) = (&lab.receivers[0], lab.interface.as_str());
     let scratch = tempfile::tempdir()?;
     let path = |name: &str| scratch.path().join(name).to_string_lossy().into_owned();
-    let (source, pack, state, server) = (path("source"), path("pack"), path("state"), lab.sender.ipv4.to_string());
-    write_image(source.as_ref(), &[Part::Noise { seed: 1, bytes: 1 << 20 }])?;
-    let packing = ["pack", "--output", &pack, &format!("web={source}")];
-    let packing = Process::start("pack", scratch.path(), &lab.sender.namespace, &programs.discus, packing)?.wait(LIMIT)?;
-    ensure!(packing.code == Some(0), "{packing:?}");
+    let (pack, state) = small_pack(&programs, &lab, scratch.path())?;
+    let server = lab.sender.ipv4.to_string();
     // The one that is listed waits for another that never comes.
     let serve = ["serve", "--pack", &pack, "--interface", interface, "--rate", "100M", "--state-dir", &state, "--once", "2"];
     let mut serving = Process::start("serve", scratch.path(), &lab.sender.namespace, &programs.discus, serve)?;

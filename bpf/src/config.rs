@@ -46,7 +46,7 @@ pub struct FilterConfig {
 /// How the packets of a feed name their stream and their place in it. All fields are big-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Streams {
-    /// Where the 2 bytes of the stream's number start; streams from 64 on are not counted.
+    /// Where the 2 bytes of the stream's number start; streams from [`crate::STREAMS_MAX`] on are not counted.
     pub stream_offset: u16,
     /// Where the 4 bytes of the packet's sequence number start.
     pub sequence_offset: u16,

@@ -55,6 +55,6 @@ pub use counters::Counters;
 pub use error::Error;
 pub use filter::{AttachMode, AttachedMode, Filter, LoadedFilter};
 pub use kernel::{Action, TestRun};
-pub use mark::Mark;
+pub use mark::{Mark, STREAMS_MAX};
 pub use verdict::Verdict;
 pub use want_set::WantSet;

@@ -4,7 +4,10 @@ use std::mem::offset_of;
 use std::sync::atomic::Ordering;
 
 use crate::shared::StreamRow;
-use crate::skeleton::types::stream_row;
+use crate::skeleton::types::{bss_streams, stream_row};
+
+/// Streams that the filter counts apart: those with lower numbers.
+pub const STREAMS_MAX: usize = size_of::<bss_streams>() / size_of::<stream_row>();
 
 /// A mark: a packet that tells where its stream stood. With the number of packets that user space has had of the stream before it, it tells how many
 /// were lost: neither what the filter has dropped since nor what still waits in a ring can be mistaken for it.

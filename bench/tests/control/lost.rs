@@ -43,31 +43,29 @@ fn a_sender_that_is_gone_for_good_is_given_up_in_time() {
     assert!(link.events().recv_timeout(DEADLINE).is_err(), "nothing follows");
 }
 
-#[test]
-fn a_sender_that_comes_back_with_another_pack_is_given_up() {
+/// What a listed receiver hears when its sender ends, and another one with the same key is there.
+fn heard_of_a_successor(offers: SessionInfo) -> FromSender {
     let state = tempfile::tempdir().unwrap();
     let server = Server::anywhere(state.path());
     let (_, link) = listed(&server.options(), range(0, 10));
     let address = server.control.local_addr();
     server.control.stop();
     until_lost(&link);
-    let _server = Server::start(state.path(), address, session(2));
-    let gave_up = heard(&link);
+    let _server = Server::start(state.path(), address, offers);
+    heard(&link)
+}
+
+#[test]
+fn a_sender_that_comes_back_with_another_pack_is_given_up() {
+    let gave_up = heard_of_a_successor(session(2));
     assert!(matches!(&gave_up, FromSender::Changed(reason) if reason.contains("another pack")), "{gave_up:?}");
 }
 
 #[test]
 fn a_sender_that_comes_back_without_the_image_is_given_up() {
-    let state = tempfile::tempdir().unwrap();
-    let server = Server::anywhere(state.path());
-    let (_, link) = listed(&server.options(), range(0, 10));
-    let address = server.control.local_addr();
-    server.control.stop();
-    until_lost(&link);
     let mut others = session(2);
     others.images.iter_mut().for_each(|image| image.name.insert_str(0, "other-"));
-    let _server = Server::start(state.path(), address, others);
-    let gave_up = heard(&link);
+    let gave_up = heard_of_a_successor(others);
     assert!(matches!(&gave_up, FromSender::Changed(reason) if reason.contains("it serves: other-web, other-db")), "{gave_up:?}");
 }
 

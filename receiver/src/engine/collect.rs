@@ -259,7 +259,7 @@ impl Collector {
 
     /// These streams are followed from now on.
     pub(super) fn listen_to(&mut self, streams: &[StreamId]) {
-        self.tally.follow();
+        self.tally.follow(streams);
         self.assembler.listen_to(streams);
     }
 

@@ -4,11 +4,8 @@
 //! or ended in the filter. Of the latter the filter knows how many there were when the sync came through it; which it can say only of the last one. Where
 //! that is another one already, the next sync counts for both.
 
-use bpf::Mark;
+use bpf::{Mark, STREAMS_MAX};
 use wire::{Sequence, StreamId};
-
-/// Streams that are told apart, as many as the filter counts; a session has 16 at most.
-const STREAMS_MAX: usize = 64;
 
 #[derive(Clone, Copy, Default)]
 struct Stream {
@@ -18,6 +15,8 @@ struct Stream {
     unwanted: u32,
     /// A sync came since that could not be counted.
     waits: bool,
+    /// It is not followed: its next sync may never come, and is not waited for.
+    is_left: bool,
 }
 
 /// See the module's text.
@@ -47,7 +46,7 @@ impl Tally {
         let (Some(stream), Some(mark)) = (self.streams.get_mut(usize::from(stream.0)), mark) else { return };
         stream.since += 1;
         if mark.sequence != sequence.0 {
-            stream.waits = true;
+            stream.waits = !stream.is_left;
             return;
         }
         self.seen += std::mem::take(&mut stream.since) + u64::from(mark.unwanted.wrapping_sub(stream.unwanted));
@@ -55,9 +54,12 @@ impl Tally {
         self.has_news = true;
     }
 
-    /// Other streams are followed from now on: nobody waits for the next sync of one that was left.
-    pub(super) fn follow(&mut self) {
-        self.streams.iter_mut().for_each(|stream| stream.waits = false);
+    /// These streams are followed from now on, and no others; until the first call all are.
+    pub(super) fn follow(&mut self, followed: &[StreamId]) {
+        for (number, stream) in self.streams.iter_mut().enumerate() {
+            stream.is_left = !followed.iter().any(|stream| usize::from(stream.0) == number);
+            stream.waits &= !stream.is_left;
+        }
     }
 
     /// What was seen before the streams' last syncs, if one came since this was last asked and all could be counted.
@@ -117,9 +119,13 @@ mod tests {
         tally.sync(STREAM, Sequence(20), mark(20, 19));
         assert_eq!(tally.take(), Some(2 + 19 + 1 + 5));
         tally.sync(STREAM, Sequence(30), mark(40, 30));
-        tally.follow();
+        tally.follow(&[OTHER]);
         tally.sync(OTHER, Sequence(6), mark(6, 5));
         assert_eq!(tally.take(), Some(28), "the other one was left");
+        // It may come all the same, and its last sync may be lost in a ring.
+        tally.sync(STREAM, Sequence(40), mark(50, 30));
+        tally.sync(OTHER, Sequence(7), mark(7, 5));
+        assert_eq!(tally.take(), Some(29), "nor does it hold the count up later");
     }
 
     #[test]

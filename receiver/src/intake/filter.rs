@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use bpf::{AttachMode, Filter, FilterConfig, IdWidth, Mark, OnWanted, Streams, WantSet};
+use bpf::{AttachMode, Filter, FilterConfig, IdWidth, Mark, OnWanted, STREAMS_MAX, Streams, WantSet};
 use serde::Serialize;
 use wire::StreamId;
 use wire::packet::{CHUNK_ID_OFFSET, HEADER_BYTES, MATCH_OFFSET, SEQUENCE_OFFSET, STREAM_ID_OFFSET, filter_match};
@@ -25,9 +25,6 @@ pub enum XdpMode {
     /// In user space.
     Off,
 }
-
-/// Streams that are counted apart, as many as in the kernel.
-const STREAMS_MAX: usize = 64;
 
 /// Packets of the session's ports by what the filter did with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
