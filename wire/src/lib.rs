@@ -22,6 +22,7 @@ pub mod frame;
 pub mod fuzz;
 mod ids;
 pub mod packet;
+mod prefetch;
 pub mod proto;
 pub mod report;
 pub mod session;
@@ -30,4 +31,5 @@ pub mod trust;
 
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use ids::{ChunkId, Micros, Sequence, SessionId, StreamId, SymbolIndex};
+pub use prefetch::prefetch;
 pub use symbol::{Checksums, Symbol};

@@ -350,7 +350,11 @@ impl Queue {
             return Ok(0);
         }
         let mut packets = 0;
-        for descriptor in &self.descriptors[..count] {
+        for (at, descriptor) in self.descriptors[..count].iter().enumerate() {
+            if let Some(next) = self.descriptors[..count].get(at + 1) {
+                // SAFETY: as below.
+                wire::prefetch(unsafe { self.umem.data(next) }.contents());
+            }
             // SAFETY: the kernel has just handed over this frame of this UMEM, and gets it back below, after the last use.
             let data = unsafe { self.umem.data(descriptor) }.contents();
             let last = !descriptor.has_more_frames();

@@ -227,7 +227,10 @@ impl AfXdp {
         let mut slots = self.free.len().min(self.transmit.nb_free_exact() as usize);
         let mut count = 0;
         self.filled.clear();
-        for packet in packets {
+        for (at, packet) in packets.iter().enumerate() {
+            if let Some(next) = packets.get(at + 1) {
+                wire::prefetch(next.symbol.bytes());
+            }
             match self.build(packet, slots) {
                 Ok(0) => break,
                 Ok(parts) => slots -= parts,
