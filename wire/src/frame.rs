@@ -116,8 +116,8 @@ impl FrameTemplate {
         Ok(self.header_bytes + payload_bytes)
     }
 
-    /// Writes the headers alone, of a packet whose payload is `head`, of even length, and then `symbol`, wherever these stand. The symbol's bytes are
-    /// not looked at.
+    /// Writes the headers alone, of a packet whose payload is `head`, of even length, and then `symbol`, wherever these stand. Its bytes are
+    /// looked at only for a sum that nobody has computed.
     ///
     /// # Errors
     /// [`FrameError::TooLong`] when `headers` has not [`FrameTemplate::header_bytes`] or an IP packet cannot hold the payload.
@@ -135,7 +135,7 @@ impl FrameTemplate {
         if self.ipv6 {
             headers[ETHERNET_BYTES + 4..ETHERNET_BYTES + 6].copy_from_slice(&udp_bytes.to_be_bytes());
             // The length counts twice: in the pseudo-header and in the UDP header (RFC 8200 section 8.1).
-            let total = self.constant_sum + 2 * u64::from(udp_bytes) + sum(head) + u64::from(symbol.checksums().sum);
+            let total = self.constant_sum + 2 * u64::from(udp_bytes) + sum(head) + u64::from(symbol.sum());
             let checksum = match !fold(total) {
                 0 => 0xFFFF,
                 checksum => checksum,

@@ -118,7 +118,7 @@ impl Header {
         out[16..20].copy_from_slice(&self.sequence.0.to_be_bytes());
         out[20..22].copy_from_slice(&self.stream.0.to_be_bytes());
         out[22..24].fill(0);
-        let crc = checksum(symbol.checksums().crc, &out[..CRC_OFFSET]);
+        let crc = checksum(symbol.crc(), &out[..CRC_OFFSET]);
         out[CRC_OFFSET..].copy_from_slice(&crc.to_be_bytes());
     }
 

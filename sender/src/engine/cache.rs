@@ -1,7 +1,7 @@
 //! Chunks of the pack in memory, least recently used first to go, so that repairs shortly after a chunk was sent need no second read.
 
 use image::restore::{Buffer, BufferPool};
-use std::collections::HashMap;
+use lru::LruCache;
 use std::sync::Arc;
 use wire::{Checksums, ChunkId, Symbol, SymbolIndex};
 
@@ -17,10 +17,16 @@ pub(super) struct Chunk {
 impl Chunk {
     /// Takes a buffer with `stored_bytes` of the chunk at its start and pads its last symbol with zeros. None when the buffer cannot
     /// hold that many symbols.
-    pub(super) fn new(mut buffer: Buffer, stored_bytes: usize, source_symbols: u16, symbol_bytes: usize) -> Option<Chunk> {
+    pub(super) fn new(
+        mut buffer: Buffer,
+        stored_bytes: usize,
+        source_symbols: u16,
+        symbol_bytes: usize,
+        checksums: fn(&[u8]) -> Checksums,
+    ) -> Option<Chunk> {
         let source_bytes = usize::from(source_symbols) * symbol_bytes;
         buffer.get_mut(stored_bytes..source_bytes)?.fill(0);
-        let checksums = buffer[..source_bytes].chunks_exact(symbol_bytes).map(Checksums::of).collect();
+        let checksums = buffer[..source_bytes].chunks_exact(symbol_bytes).map(checksums).collect();
         Some(Chunk { buffer, checksums, source_symbols, symbol_bytes })
     }
 
@@ -45,38 +51,28 @@ impl Chunk {
 /// asked for longest and that nobody is sending.
 pub(super) struct Cache {
     pool: BufferPool,
-    chunks: HashMap<ChunkId, Entry>,
-    clock: u64,
-}
-
-struct Entry {
-    chunk: Arc<Chunk>,
-    used_at: u64,
+    chunks: LruCache<ChunkId, Arc<Chunk>>,
 }
 
 impl Cache {
     /// An empty cache over `pool`.
     pub(super) fn new(pool: BufferPool) -> Cache {
-        Cache { pool, chunks: HashMap::new(), clock: 0 }
+        Cache { pool, chunks: LruCache::unbounded() }
     }
 
     /// The chunk, when it is there.
     pub(super) fn get(&mut self, id: ChunkId) -> Option<Arc<Chunk>> {
-        self.clock += 1;
-        let entry = self.chunks.get_mut(&id)?;
-        entry.used_at = self.clock;
-        Some(Arc::clone(&entry.chunk))
+        self.chunks.get(&id).map(Arc::clone)
     }
 
     /// Keeps a chunk.
     pub(super) fn insert(&mut self, id: ChunkId, chunk: Arc<Chunk>) {
-        self.clock += 1;
-        self.chunks.insert(id, Entry { chunk, used_at: self.clock });
+        self.chunks.put(id, chunk);
     }
 
     /// Forgets a chunk, so that it is read again.
     pub(super) fn remove(&mut self, id: ChunkId) {
-        self.chunks.remove(&id);
+        self.chunks.pop(&id);
     }
 
     /// A buffer to read another chunk into; None while all are in use.
@@ -84,10 +80,8 @@ impl Cache {
         if let Some(buffer) = self.pool.take() {
             return Some(buffer);
         }
-        // A scan of some 500 entries once for each chunk that is read.
-        let unused = self.chunks.iter().filter(|(_, entry)| Arc::strong_count(&entry.chunk) == 1);
-        let oldest = unused.min_by_key(|(_, entry)| entry.used_at).map(|(&id, _)| id)?;
-        self.chunks.remove(&oldest);
+        let oldest = self.chunks.iter().rev().find(|(_, chunk)| Arc::strong_count(chunk) == 1).map(|(&id, _)| id)?;
+        self.chunks.pop(&oldest);
         self.pool.take()
     }
 }
@@ -99,7 +93,7 @@ mod tests {
     fn load(cache: &mut Cache, id: u32) -> Option<Arc<Chunk>> {
         let mut buffer = cache.buffer()?;
         buffer.fill(id as u8);
-        let chunk = Arc::new(Chunk::new(buffer, 100, 2, 64).unwrap());
+        let chunk = Arc::new(Chunk::new(buffer, 100, 2, 64, Checksums::for_ipv4).unwrap());
         cache.insert(ChunkId(id), Arc::clone(&chunk));
         Some(chunk)
     }
@@ -116,8 +110,8 @@ mod tests {
     #[test]
     fn more_symbols_than_the_buffer_holds_are_refused() {
         let pool = BufferPool::new(1, 4096).unwrap();
-        assert!(Chunk::new(pool.take().unwrap(), 4096, 65, 64).is_none());
-        assert!(Chunk::new(pool.take().unwrap(), 4097, 2, 64).is_none());
+        assert!(Chunk::new(pool.take().unwrap(), 4096, 65, 64, Checksums::for_ipv4).is_none());
+        assert!(Chunk::new(pool.take().unwrap(), 4097, 2, 64, Checksums::for_ipv4).is_none());
     }
 
     #[test]

@@ -52,11 +52,17 @@ pub(super) struct Symbols {
 
 impl Symbols {
     /// Takes the symbols `wanted` of a chunk. Its repair symbols are made here: at some 6 µs each that costs less than keeping
-    /// them, as the same one is hardly ever sent twice.
+    /// them, as the same one is hardly ever sent twice. `checksums` is of the family in which they go out.
     ///
     /// # Errors
     /// When the code has no such symbols.
-    pub(super) fn new(id: ChunkId, chunk: Arc<Chunk>, wanted: &[SymbolIndex], encoder: &mut Encoder) -> Result<Symbols, erasure::Error> {
+    pub(super) fn new(
+        id: ChunkId,
+        chunk: Arc<Chunk>,
+        wanted: &[SymbolIndex],
+        encoder: &mut Encoder,
+        checksums: fn(&[u8]) -> Checksums,
+    ) -> Result<Symbols, erasure::Error> {
         let k = chunk.source_symbols();
         let repairs = || wanted.iter().filter_map(|index| index.0.checked_sub(k));
         let made = repairs().min().unwrap_or(0)..repairs().max().map_or(0, |last| last + 1);
@@ -65,7 +71,7 @@ impl Symbols {
         if !made.is_empty() {
             encoder.encode_some(k, chunk.sources(), made.clone(), &mut repair)?;
         }
-        let checksums = repair.chunks_exact(symbol_bytes.max(1)).map(Checksums::of).collect();
+        let checksums = repair.chunks_exact(symbol_bytes.max(1)).map(checksums).collect();
         Ok(Symbols { id, chunk, made, repair, checksums })
     }
 
@@ -135,7 +141,7 @@ mod tests {
         for (index, cell) in buffer.chunks_exact_mut(64).take(k.into()).enumerate() {
             cell.fill(index as u8);
         }
-        Arc::new(Chunk::new(buffer, usize::from(k) * 64, k, 64).unwrap())
+        Arc::new(Chunk::new(buffer, usize::from(k) * 64, k, 64, Checksums::for_ipv4).unwrap())
     }
 
     #[test]
@@ -146,8 +152,8 @@ mod tests {
         let mut encoder = Encoder::new(SYMBOL_BYTES);
         let ids = [ChunkId(20), ChunkId(30)];
         let chunks = vec![
-            Symbols::new(ids[0], Arc::clone(&a), &wanted[0], &mut encoder).unwrap(),
-            Symbols::new(ids[1], b, &wanted[1], &mut encoder).unwrap(),
+            Symbols::new(ids[0], Arc::clone(&a), &wanted[0], &mut encoder, Checksums::for_ipv4).unwrap(),
+            Symbols::new(ids[1], b, &wanted[1], &mut encoder, Checksums::for_ipv4).unwrap(),
         ];
         let symbols = |at: usize, k| ChunkSymbols { chunk: ids[at], source_symbols: k, symbols: wanted[at].clone() };
         let group = Group { stream: StreamId(1), first_sequence: Sequence(u32::MAX), chunks: vec![symbols(0, 3), symbols(1, 2)] };
@@ -171,6 +177,6 @@ mod tests {
 
     #[test]
     fn a_symbol_that_the_code_does_not_have_is_an_error() {
-        assert!(Symbols::new(ChunkId(0), chunk(3), &[SymbolIndex(200)], &mut Encoder::new(SYMBOL_BYTES)).is_err());
+        assert!(Symbols::new(ChunkId(0), chunk(3), &[SymbolIndex(200)], &mut Encoder::new(SYMBOL_BYTES), Checksums::for_ipv4).is_err());
     }
 }

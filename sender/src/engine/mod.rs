@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 use transmitter::{Line, StreamState, Transmitter};
 use wire::report::{CORRUPT_PER_REPORT_MAX, ChunkRange};
 use wire::session::SessionParameters;
-use wire::{ChunkId, StreamId};
+use wire::{Checksums, ChunkId, StreamId};
 
 /// Chunks in memory unless the operator says otherwise: at 10 Gbit/s the last 100 ms, several times what a repair takes to be asked for.
 pub const CACHE_BYTES_DEFAULT: usize = 128 * 1024 * 1024;
@@ -256,7 +256,9 @@ impl Engine {
         let slot =
             |(stream, state): (&Stream, &Arc<StreamState>)| StreamSlot { id: stream.id, state: Arc::clone(state), jobs_under_way: 0 };
         dispatcher.streams = streams.iter().zip(&engine.states).map(slot).collect();
-        let mut reader = Reader::open(pack, parameters, pool, suspects_out, jobs)?;
+        let is_ipv6 = streams.iter().any(|stream| stream.group.is_ipv6());
+        let checksums = if is_ipv6 { Checksums::for_ipv6 } else { Checksums::for_ipv4 };
+        let mut reader = Reader::open(pack, parameters, pool, checksums, suspects_out, jobs)?;
         engine.reader_description = reader.description();
         let reader_core = cores.reader();
         engine.spawn("read", move || {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wire::erasure::Encoder;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, StreamId};
+use wire::{Checksums, ChunkId, Sequence, StreamId};
 
 /// How soon to look again for a buffer when all are being sent from.
 const BUFFER_RETRY: Duration = Duration::from_millis(1);
@@ -42,6 +42,8 @@ pub(super) struct Reader {
     disk: Disk,
     cache: Cache,
     encoder: Encoder,
+    /// Of symbols of the address family in which they go out.
+    checksums: fn(&[u8]) -> Checksums,
     /// By chunk id.
     soundness: Vec<Soundness>,
     /// Chunks that did not match their hash at a receiver.
@@ -94,6 +96,7 @@ impl Reader {
         pack: Arc<Pack>,
         parameters: SessionParameters,
         pool: BufferPool,
+        checksums: fn(&[u8]) -> Checksums,
         suspects: Receiver<ChunkId>,
         jobs: Sender<Job>,
     ) -> Result<Reader, Error> {
@@ -101,7 +104,7 @@ impl Reader {
         let soundness = vec![Soundness::default(); pack.chunks().len()];
         let encoder = Encoder::new(parameters.symbol_bytes);
         let (cache, loading, pending) = (Cache::new(pool), HashSet::new(), VecDeque::new());
-        Ok(Reader { pack, parameters, disk, cache, encoder, soundness, suspects, loading, pending, jobs })
+        Ok(Reader { pack, parameters, disk, cache, encoder, checksums, soundness, suspects, loading, pending, jobs })
     }
 
     /// One line on how the pack is read.
@@ -207,7 +210,8 @@ impl Reader {
             self.soundness[id.index()] = Soundness::Checked;
         }
         let source_symbols = self.parameters.source_symbols(record.stored_bytes);
-        let chunk = Chunk::new(finished.buffer, record.stored_bytes as usize, source_symbols, self.parameters.symbol_bytes.into());
+        let (stored_bytes, symbol_bytes) = (record.stored_bytes as usize, self.parameters.symbol_bytes.into());
+        let chunk = Chunk::new(finished.buffer, stored_bytes, source_symbols, symbol_bytes, self.checksums);
         let chunk = Arc::new(chunk.ok_or(Error::NoChunk(id))?);
         self.cache.insert(id, Arc::clone(&chunk));
         for pending in &mut self.pending {
@@ -229,7 +233,7 @@ impl Reader {
                 Request::Group(group) => {
                     let symbols = group.chunks.iter().zip(pending.chunks.into_iter().flatten());
                     let chunks = symbols.map(|(wanted, chunk)| {
-                        let made = Symbols::new(wanted.chunk, chunk, &wanted.symbols, &mut self.encoder);
+                        let made = Symbols::new(wanted.chunk, chunk, &wanted.symbols, &mut self.encoder, self.checksums);
                         made.map_err(|source| Error::Encode { chunk: wanted.chunk, source })
                     });
                     let chunks = chunks.collect::<Result<_, _>>()?;
