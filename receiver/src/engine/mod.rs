@@ -23,6 +23,7 @@ mod round;
 mod silence;
 mod streams;
 mod tally;
+mod threads;
 mod unicast;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -52,6 +53,7 @@ pub use progress::Progress;
 use round::{End, Round};
 use silence::Silence;
 use streams::Streams;
+use threads::{core_of, pin};
 use unicast::Unicast;
 pub use unicast::UnicastMode;
 
@@ -227,6 +229,7 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             .map_err(spawn_failed)?;
 
         pin(core_of(&cores, 0));
+        threads::go_first();
         let wanted_ids = || present.missing(&manifest).map(|id| ChunkId(id.0));
         let mut assembler = Assembler::new(AssembleConfig {
             parameters,
@@ -286,17 +289,4 @@ fn receive(setup: Setup, link: &dyn Link) -> Result<(), Error> {
             }
         }
     })
-}
-
-fn core_of(cores: &[usize], thread: usize) -> Option<usize> {
-    (!cores.is_empty()).then(|| cores[thread % cores.len()])
-}
-
-/// Keeps the calling thread on one core, so that its caches stay warm. Not being allowed to is no reason to stop.
-fn pin(core: Option<usize>) {
-    if let Some(id) = core
-        && !core_affinity::set_for_current(core_affinity::CoreId { id })
-    {
-        tracing::warn!("cannot pin a thread to core {id}");
-    }
 }
