@@ -1,7 +1,8 @@
 //! `discus-bench ceiling`: how near discus comes to what the machine does with the same packets and nothing else: each thing beside its bare
 //! counterpart, in turn, in one run, as ratios.
 //!
-//! * A transfer of an incompressible image from memory onto a disk (O_DIRECT), beside packets that are sent, received, checked and copied, at each MTU.
+//! * A transfer of an incompressible image from memory onto a disk, and onto a block device in memory (O_DIRECT both), beside packets that are sent, received,
+//!   checked and copied, at each MTU.
 //! * The sender's engine alone (reading from memory, hashing, scheduling, pacing), beside a loop that only transmits; the receiver's filter drops all of it.
 //! * A receiver that wants one packet in ten, beside the same receiver without the filter, at the same rate: processor time.
 
@@ -18,7 +19,7 @@ use receiver::intake::{IntakeMode, XdpMode};
 use sender::transmit::Choice;
 
 use crate::lab::content::{Part, write_image};
-use crate::lab::{Lab, LabOptions, Programs, inside};
+use crate::lab::{Lab, LabOptions, MemoryDisk, Programs, inside};
 use crate::limits::network::{self, HEADERS_BYTES, Link, Load, Sink, Take};
 use crate::provenance::Provenance;
 use crate::report::{Page, ReportArgs};
@@ -48,7 +49,7 @@ pub struct CeilingArgs {
     /// Directory on the disk that is read from and written to
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     directory: PathBuf,
-    /// Directory in memory, from which the pack is read where the disk is not to count
+    /// Directory in memory, for the pack and for the block device in memory, where the disk is not to count
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     memory: PathBuf,
     #[command(flatten)]
@@ -72,7 +73,8 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     let memory = Scratch::new(&args.memory)?;
     let pack_in_memory = memory.path.join("pack");
     std::fs::copy(&pack, &pack_in_memory).with_context(|| format!("copying the pack to {}", args.memory.display()))?;
-    let files = Files { source, pack_in_memory };
+    let disk_in_memory = MemoryDisk::new(&memory.path, args.size << 20)?;
+    let files = Files { source, pack_in_memory, target: scratch.path.join("target"), target_in_memory: disk_in_memory.device.clone() };
     let mut figures = Figures { provenance: Provenance::of_this_run(), link: String::new(), rows: Vec::new() };
     for &mtu_bytes in &args.mtu {
         let bench = Bench {
@@ -99,6 +101,8 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
 struct Files {
     source: PathBuf,
     pack_in_memory: PathBuf,
+    target: PathBuf,
+    target_in_memory: PathBuf,
 }
 
 /// One MTU.
@@ -113,7 +117,8 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn measure(&self, repetitions: usize, files: &Files, figures: &mut Figures) -> Result<()> {
         let mtu = self.mtu_bytes;
-        let mut transfers = Row::new(format!("transfer onto the disk, MTU {mtu}"), "Gbit/s of image, and of payload", 0.85);
+        let transfer = |onto: &str| Row::new(format!("transfer onto {onto}, MTU {mtu}"), "Gbit/s of image, and of payload", 0.85);
+        let (mut transfers, mut to_memory) = (transfer("the disk"), transfer("a block device in memory"));
         let mut transmits = Row::new(format!("transmitting, MTU {mtu}"), "Gbit/s of frames", 0.95);
         let mut kernel = Row::at_most(format!("1 packet in 10 wanted, MTU {mtu}; without: sorted in user space behind AF_XDP"), None);
         let mut stack = Row::at_most(
@@ -121,12 +126,15 @@ impl Bench<'_> {
             Some(0.1),
         );
         for _ in 0..repetitions {
-            let done = transfer::run(&self.lab, self.programs, &self.scratch.path, &files.source, &files.pack_in_memory)?;
+            let deliver =
+                |target| transfer::run(&self.lab, self.programs, &self.scratch.path, &files.source, &files.pack_in_memory, target);
+            let done = deliver(&files.target)?;
             let frame_bytes = HEADERS_BYTES + usize::from(done.symbol_bytes);
             let bare = self.bare(frame_bytes, Sink::Copy)?;
             figures.link = bare.description;
             let payload = bare.frames_gigabits_per_second * f64::from(done.symbol_bytes) / frame_bytes as f64;
             transfers.add(Pair { discus: done.gigabits_per_second, bare: payload });
+            to_memory.add(Pair { discus: deliver(&files.target_in_memory)?.gigabits_per_second, bare: payload });
 
             let alone = transmit::run(&self.lab, &files.pack_in_memory, done.symbol_bytes, self.duration)?;
             let bare = self.bare(frame_bytes, Sink::Filter)?;
@@ -136,11 +144,11 @@ impl Bench<'_> {
             kernel.add(Pair { discus: filtered, bare: self.receiver_ns(frame_bytes, Take::new(IntakeMode::Auto, Sink::Sort))? });
             let unfiltered = Take { intake: IntakeMode::Udp, xdp: XdpMode::Off, busy_poll: false, sink: Sink::Copy };
             stack.add(Pair { discus: filtered, bare: self.receiver_ns(frame_bytes, unfiltered)? });
-            for row in [&transfers, &transmits, &kernel, &stack] {
+            for row in [&transfers, &to_memory, &transmits, &kernel, &stack] {
                 eprintln!("{row}");
             }
         }
-        figures.rows.extend([transfers, transmits, kernel, stack]);
+        figures.rows.extend([transfers, to_memory, transmits, kernel, stack]);
         Ok(())
     }
 

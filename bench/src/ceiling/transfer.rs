@@ -45,17 +45,16 @@ pub(super) fn pack(programs: &Programs, directory: &Path, source: &Path) -> Resu
     Ok(pack)
 }
 
-/// Delivers the pack's image once and compares it with `source`.
-pub(super) fn run(lab: &Lab, programs: &Programs, directory: &Path, source: &Path, pack: &Path) -> Result<Done> {
+/// Delivers the pack's image once onto `target`, a device or a file that is not there yet, and compares it with `source`.
+pub(super) fn run(lab: &Lab, programs: &Programs, directory: &Path, source: &Path, pack: &Path, target: &Path) -> Result<Done> {
     // What the turn before left to be written must not be written during this one.
     rustix::fs::sync();
-    let target = directory.join("target");
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let (pack, state, interface) = (text(pack), text(&directory.join("state")), &lab.interface);
     let serve = ["serve", "--json", "--pack", &pack, "--interface", interface, "--rate", RATE, "--state-dir", &state, "--once", "1"];
     let mut serving = Process::start("serve", directory, &lab.sender.namespace, &programs.discus, serve)?;
     let fingerprint = serving.wait_for_fingerprint(START_LIMIT)?;
-    let (server, target_text) = (format!("{}:4700", lab.sender.ipv4), text(&target));
+    let (server, target_text) = (format!("{}:4700", lab.sender.ipv4), text(target));
     let receive = ["source", "--json", "--server", &server, "--server-fingerprint", &fingerprint, "--interface", interface];
     let receive = receive.into_iter().chain(["--target", &target_text]);
     let machine = lab.receivers.first().context("the lab has no receiver")?;
@@ -65,10 +64,12 @@ pub(super) fn run(lab: &Lab, programs: &Programs, directory: &Path, source: &Pat
     let received: Received = serde_json::from_str(&ended.stdout).context("reading the receiver's summary")?;
     let ended = serving.wait(START_LIMIT)?;
     let served: Served = serde_json::from_str(&ended.stdout).context("reading the sender's summary")?;
-    if let Some(offset) = first_difference(source, &target, std::fs::metadata(source)?.len())? {
+    if let Some(offset) = first_difference(source, target, std::fs::metadata(source)?.len())? {
         bail!("the delivered file differs at byte {offset}");
     }
-    std::fs::remove_file(&target)?;
+    if target.metadata()?.is_file() {
+        std::fs::remove_file(target)?;
+    }
     let gigabits_per_second = received.data_bytes as f64 * 8e-9 / received.seconds.max(1e-9);
     Ok(Done { gigabits_per_second, symbol_bytes: served.symbol_bytes })
 }

@@ -2,11 +2,13 @@
 //! that run in them, and the files that they deliver. Everything that is made here is removed on drop, also when a test panics.
 
 pub mod content;
+mod memory_disk;
 mod namespace;
 mod network;
 mod process;
 mod programs;
 
+pub(crate) use memory_disk::MemoryDisk;
 pub use namespace::inside;
 pub use network::{Lab, LabOptions, Machine};
 pub use process::{Ended, Process};
