@@ -103,7 +103,9 @@ pub fn run(args: &PeersArgs) -> Result<()> {
 
 /// All contestants in one situation.
 fn compare(args: &PeersArgs, programs: &Programs, scenario: Scenario, provenance: &Provenance) -> Result<Section> {
-    let scratch = Scratch::new(&args.directory)?;
+    // uftpd takes absolute paths only.
+    let directory = fs::canonicalize(&args.directory).with_context(|| format!("finding {}", args.directory.display()))?;
+    let scratch = Scratch::new(&directory)?;
     let compressible = !args.images.is_empty();
     let images = if compressible {
         ensure!(args.images.len() >= scenario.images(), "{} needs {} images", scenario.title(), scenario.images());
