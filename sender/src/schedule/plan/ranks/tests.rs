@@ -92,9 +92,9 @@ impl Run {
             let waiting: Vec<(usize, usize)> =
                 (0..self.wants[class].len()).filter_map(|chunk| Some((wanted(class, chunk)?, chunk))).collect();
             let rank = waiting.iter().map(|&(rank, _)| rank).min()?;
-            let mut chunks = waiting.iter().filter(|&&(of, _)| of == rank).map(|&(_, chunk)| chunk);
-            let chunk = if descending { chunks.next_back() } else { chunks.next() }?;
-            let left = if levels[on.0].side_by_side { waiting.len() } else { 0 };
+            let chunks: Vec<usize> = waiting.iter().filter(|&&(of, _)| of == rank).map(|&(_, chunk)| chunk).collect();
+            let chunk = *if descending { chunks.last() } else { chunks.first() }?;
+            let left = if levels[on.0].side_by_side { chunks.len() } else { 0 };
             Some((rank, std::cmp::Reverse(left), class, chunk))
         };
         (0..self.wants.len()).filter_map(of_class).min().map(|(_, _, class, chunk)| (class, chunk))
