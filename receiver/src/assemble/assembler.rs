@@ -10,12 +10,17 @@ use std::collections::BTreeSet;
 use wire::packet::{Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, StreamId, SymbolIndex};
+use wire::{ChunkId, Micros, Sequence, StreamId, SymbolIndex};
 
 /// Least time between two reports until the sender says otherwise: a hundred a second from each of a few receivers is no load.
 const REPORT_INTERVAL_US: u64 = 10_000;
 /// The interval is never longer than this, whatever the sender asks for: it would take the receiver for gone.
 const REPORT_INTERVAL_MAX_US: u64 = 60_000_000;
+/// The sender waits for reports 500 ms at most, or with many receivers four report intervals, and then repairs. What has waited for twice that is kept for
+/// something of which nobody knows when it comes: a higher priority, or those who lose less, go first …
+const REPAIR_US: u64 = 1_000_000;
+/// … in report intervals.
+const REPAIR_INTERVALS: u64 = 8;
 const NO_CHUNK: u32 = u32::MAX;
 
 /// What has become of a chunk.
@@ -82,6 +87,8 @@ pub struct Assembler {
     report_interval_us: u64,
     /// In microseconds; before the clock's zero when the first report is not to wait a whole interval.
     reported_at: Option<i64>,
+    /// When a report was last asked for: what is known of the time.
+    asked_at: Micros,
     /// Seed of the chance by which reports keep clear of those of other receivers; `None`: they do not.
     spread: Option<u64>,
     news: bool,
@@ -154,6 +161,7 @@ impl Assembler {
             backlog_permille: 0,
             report_interval_us: REPORT_INTERVAL_US,
             reported_at: None,
+            asked_at: Micros(0),
             spread: None,
             news: false,
         }
@@ -207,6 +215,7 @@ impl Assembler {
         if let Some((stream, sequence)) = position {
             assembly.saw(stream, sequence);
         }
+        assembly.touched_at = self.asked_at;
         match assembly.insert(symbol) {
             Some(cell) => Placement::Store { entry, cell, opens, evicted, completes: assembly.deficit() == 0 },
             None => Placement::Ignore(Ignored::Duplicate),
@@ -414,16 +423,18 @@ impl Assembler {
         Some((EntryIndex(slot), evicted))
     }
 
-    /// The entry to give up: the least complete one whose group has passed, if it has less than half of its chunk. What has more will soon be
-    /// repaired, and what is arriving now is worth as much as the newcomer.
+    /// The entry to give up: the least complete one whose group has passed, if it has less than half of its chunk, or has waited for long. What has more will
+    /// else soon be repaired, and what is arriving now is worth as much as the newcomer.
     fn victim(&mut self) -> Option<usize> {
         if self.no_victim {
             return None;
         }
+        let patience_us = REPAIR_US.max(REPAIR_INTERVALS * self.report_interval_us);
         let weak = |(slot, entry): (usize, &Option<Entry>)| {
             let assembly = entry.as_ref()?;
             let past = assembly.last_seen.is_none_or(|seen| self.positions.is_past(seen));
-            (past && assembly.have() < assembly.deficit()).then_some((assembly.have(), slot))
+            let waits_us = self.asked_at.since(assembly.touched_at);
+            (past && (assembly.have() < assembly.deficit() || waits_us > patience_us)).then_some((assembly.have(), slot))
         };
         let victim = self.entries.iter().enumerate().filter_map(weak).min();
         self.no_victim = victim.is_none();
