@@ -1,5 +1,6 @@
 //! Each rule of the assembler, one at a time.
 
+use super::room::REPAIR_US;
 use super::*;
 use wire::report::Report;
 use wire::{Micros, Sequence, SessionId, StreamId};
