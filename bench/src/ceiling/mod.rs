@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use image::{CHUNK_PAGES_DEFAULT, PAGE_BYTES};
 use receiver::intake::{IntakeMode, XdpMode};
 use sender::transmit::Choice;
+use wire::session::symbol_bytes_for_mtu;
 
 use crate::lab::content::{Part, write_image};
 use crate::lab::{Lab, LabOptions, MemoryDisk, Programs, inside};
@@ -37,7 +39,7 @@ pub struct CeilingArgs {
     /// MTUs of the link, one after the other
     #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "1500,9000")]
     mtu: Vec<u32>,
-    /// Size of the image in MiB; incompressible
+    /// Size of the image in MiB; incompressible. What is sent sooner than the sender's rate has grown is refused
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     size: u64,
     /// How often each is measured, in turns
@@ -66,6 +68,7 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     }
     ensure!(args.repetitions > 0 && args.seconds > 0.0 && args.seconds <= 60.0, "nothing to measure");
     let programs = Programs::built()?;
+    ensure_size(args)?;
     let scratch = Scratch::new(&args.directory)?;
     let source = scratch.path.join("source");
     write_image(&source, &[Part::Noise { seed: 1, bytes: args.size << 20 }])?;
@@ -74,17 +77,17 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     let pack_in_memory = memory.path.join("pack");
     std::fs::copy(&pack, &pack_in_memory).with_context(|| format!("copying the pack to {}", args.memory.display()))?;
     let disk_in_memory = MemoryDisk::new(&memory.path, args.size << 20)?;
-    let files = Files { source, pack_in_memory, target: scratch.path.join("target"), target_in_memory: disk_in_memory.device.clone() };
+    let files = Files {
+        programs,
+        directory: scratch.path.clone(),
+        source,
+        pack_in_memory,
+        target: scratch.path.join("target"),
+        target_in_memory: disk_in_memory.device.clone(),
+    };
     let mut figures = Figures { provenance: Provenance::of_this_run(), link: String::new(), rows: Vec::new() };
     for &mtu_bytes in &args.mtu {
-        let bench = Bench {
-            duration: Duration::from_secs_f64(args.seconds),
-            lab: Lab::up(&LabOptions { mtu_bytes, cable: true, ..LabOptions::default() })?,
-            programs: &programs,
-            scratch: &scratch,
-            mtu_bytes,
-        };
-        bench.measure(args.repetitions, &files, &mut figures)?;
+        Bench::new(args, mtu_bytes)?.measure(args.repetitions, &files, &mut figures)?;
     }
     let (title, text) = ("How near discus comes to what the machine does", figures.markdown());
     args.report.publish(&Page {
@@ -97,8 +100,27 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     })
 }
 
-/// What is transferred.
+/// Refuses an image that would have been sent before the rate has grown and there was something to measure, before anything is made of it.
+fn ensure_size(args: &CeilingArgs) -> Result<()> {
+    for &mtu_bytes in &args.mtu {
+        let symbol_bytes = symbol_bytes_for_mtu(mtu_bytes as usize, CHUNK_PAGES_DEFAULT * PAGE_BYTES as u32)?;
+        let bench = Bench::new(args, mtu_bytes)?;
+        let carried = bench.bare(HEADERS_BYTES + usize::from(symbol_bytes), Sink::Filter)?.frames_gigabits_per_second;
+        let least = transmit::size_least_mib(carried * 1e9, symbol_bytes, bench.duration);
+        ensure!(
+            args.size >= least,
+            "at MTU {mtu_bytes} frames leave at {carried:.1} Gbit/s here: {} MiB would be sent before the sender's rate has grown to that and was measured; --size {least} \
+             lasts long enough",
+            args.size
+        );
+    }
+    Ok(())
+}
+
+/// What is transferred, and with what.
 struct Files {
+    programs: Programs,
+    directory: PathBuf,
     source: PathBuf,
     pack_in_memory: PathBuf,
     target: PathBuf,
@@ -106,15 +128,18 @@ struct Files {
 }
 
 /// One MTU.
-struct Bench<'a> {
+struct Bench {
     duration: Duration,
     lab: Lab,
-    programs: &'a Programs,
-    scratch: &'a Scratch,
     mtu_bytes: u32,
 }
 
-impl Bench<'_> {
+impl Bench {
+    fn new(args: &CeilingArgs, mtu_bytes: u32) -> Result<Bench> {
+        let lab = Lab::up(&LabOptions { mtu_bytes, cable: true, ..LabOptions::default() })?;
+        Ok(Bench { duration: Duration::from_secs_f64(args.seconds), lab, mtu_bytes })
+    }
+
     fn measure(&self, repetitions: usize, files: &Files, figures: &mut Figures) -> Result<()> {
         let mtu = self.mtu_bytes;
         let transfer = |onto: &str| Row::new(format!("transfer onto {onto}, MTU {mtu}"), "Gbit/s of image, and of payload", 0.85);
@@ -127,7 +152,7 @@ impl Bench<'_> {
         );
         for _ in 0..repetitions {
             let deliver =
-                |target| transfer::run(&self.lab, self.programs, &self.scratch.path, &files.source, &files.pack_in_memory, target);
+                |target| transfer::run(&self.lab, &files.programs, &files.directory, &files.source, &files.pack_in_memory, target);
             let done = deliver(&files.target)?;
             let frame_bytes = HEADERS_BYTES + usize::from(done.symbol_bytes);
             let bare = self.bare(frame_bytes, Sink::Copy)?;

@@ -1,20 +1,22 @@
-//! One receiver of a run: its life, its control connection and its network, and the lies of a liar.
+//! One receiver of a run: its life and its network; its control connection is in `connection`, what the sender told it in `orders`.
 //!
 //! Between two exchanges with the sender a member depends on nobody else, so that members can be taken through a stretch of time one after the other,
 //! or in parallel: each with its own agenda, its own chance, and the packets of the streams to read.
 
+mod connection;
+mod orders;
+
 use super::node::{Node, Pack};
 use super::path::Path;
-use super::random::{Random, mixed};
+use super::random::Random;
 use super::scenario::{self, Conduct, Scenario};
 use super::wire::{Packed, Wire};
 use super::world::SESSION;
-use receiver::assemble::Micros;
 use sender::schedule::{Event as Told, ReceiverId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use wire::packet::{Header, Kind};
-use wire::report::{ChunkRange, Deficit, Report};
+use wire::report::ChunkRange;
 use wire::{ChunkId, Sequence, StreamId, SymbolIndex};
 
 /// What all members see.
@@ -159,56 +161,6 @@ impl Member {
     /// Whether it listens to `stream`.
     fn listens(&self, stream: usize) -> bool {
         self.streams.contains(&StreamId(stream as u16))
-    }
-
-    /// What the sender told it on its connection, when it hears of that.
-    fn hear_orders(&mut self, around: &Surroundings<'_>) {
-        let Some((connection, _)) = self.connection else { return };
-        self.hear_fetches(around, connection);
-        let Some(told) = around.listening.get(&connection).filter(|told| told.version > self.told_version) else { return };
-        self.told_version = told.version;
-        self.at_ns(told.heard_ns.max(self.now_ns), Happening::Listens { connection, version: told.version });
-    }
-
-    /// What it is to fetch comes after a call's way there and back, unless that fails.
-    fn hear_fetches(&mut self, around: &Surroundings<'_>, connection: ReceiverId) {
-        for fetch in around.fetches.get(&connection).into_iter().flatten().skip(self.told_fetches) {
-            self.told_fetches += 1;
-            for chunk in fetch.chunks.iter().flat_map(|run| run.chunks()) {
-                if !self.random.chance_ppm(around.scenario.fetch_fails_ppm) {
-                    let arrives_ns = fetch.heard_ns.max(self.now_ns) + 2 * self.spec(around).report_latency_us * 1_000;
-                    self.at_ns(arrives_ns, Happening::Fetched { connection, chunk: chunk.0 });
-                }
-            }
-        }
-    }
-
-    fn fetched(&mut self, around: &Surroundings<'_>, chunk: ChunkId, messages: &mut Vec<Message>) -> Result<(), String> {
-        let Some(node) = &mut self.node else { return Ok(()) };
-        let was_idle = !node.is_finishing();
-        if !node.fetched(around.pack, chunk)? {
-            return Ok(());
-        }
-        if was_idle {
-            self.schedule_finish(around);
-        }
-        self.drive(around, messages)
-    }
-
-    fn listen(&mut self, around: &Surroundings<'_>, connection: ReceiverId, version: u64) {
-        let Some(told) = around.listening.get(&connection).filter(|told| told.version == version) else { return };
-        if self.connection.is_none_or(|(current, _)| current != connection) {
-            return;
-        }
-        for &stream in told.streams.iter().filter(|stream| !self.streams.contains(stream)) {
-            if let Some(cursor) = self.cursors.get_mut(usize::from(stream.0)) {
-                *cursor = around.wires[usize::from(stream.0)].first_from(self.now_ns);
-            }
-        }
-        self.streams = told.streams.clone();
-        if let Some(node) = &mut self.node {
-            node.assembler.listen_to(&self.streams);
-        }
     }
 
     /// When something happens to it, at the earliest.
@@ -408,140 +360,4 @@ impl Member {
         }
         self.drive(around, messages)
     }
-
-    // Its control connection.
-
-    fn connect(&mut self, around: &Surroundings<'_>, life: u32, messages: &mut Vec<Message>) {
-        if self.life != life || self.connection.is_some() || self.complete_us.is_some() {
-            return;
-        }
-        let Some(node) = &mut self.node else { return };
-        let Some(sender_life) = sender_life(around.scenario, self.now_ns) else {
-            self.after_us(100_000, Happening::Connects { life });
-            return;
-        };
-        node.assembler.reconnected();
-        node.assembler.spread_reports(mixed(self.connections << 32 | self.index as u64));
-        self.report_interval_us = 0;
-        let want = node.assembler.wanted();
-        self.connections += 1;
-        let connection = ReceiverId(self.connections << 32 | self.index as u64);
-        self.connection = Some((connection, sender_life));
-        self.told_version = 0;
-        self.told_fetches = 0;
-        self.has_shown_rate = false;
-        self.tell(around, Told::Joined { receiver: connection, want }, messages);
-        let priority = self.priority;
-        if priority != 0 {
-            // The sender knows it as soon as it knows the receiver: it comes with that, without a journey of its own.
-            let Some(joined) = messages.last() else { return };
-            let told = Told::Prioritized { receiver: connection, priority };
-            messages.push(Message { heard_ns: joined.heard_ns, sender_life, connection, told, is_last: false });
-        }
-    }
-
-    /// Sends something over the control connection, behind everything that was sent before.
-    fn tell(&mut self, around: &Surroundings<'_>, told: Told, messages: &mut Vec<Message>) {
-        let spec = self.spec(around);
-        let Some((connection, sender_life)) = self.connection else { return };
-        let delay_us = spec.report_latency_us + self.random.below(spec.report_jitter_us + 1);
-        self.heard_ns = self.heard_ns.max(self.now_ns + delay_us * 1_000);
-        messages.push(Message { heard_ns: self.heard_ns, sender_life, connection, told, is_last: false });
-    }
-
-    fn disconnect(&mut self, around: &Surroundings<'_>, which: usize, messages: &mut Vec<Message>) {
-        let Some((connection, sender_life)) = self.connection else { return };
-        let spec = self.spec(around);
-        let disconnect = spec.disconnects[which];
-        let told = Told::Left { receiver: connection };
-        if disconnect.loses_reports {
-            let heard_ns = self.now_ns + spec.report_latency_us * 1_000;
-            messages.push(Message { heard_ns, sender_life, connection, told, is_last: true });
-        } else {
-            self.tell(around, told, messages);
-        }
-        self.connection = None;
-        let life = self.life;
-        self.after_us(disconnect.down_us, Happening::Connects { life });
-    }
-
-    /// Reports what is due, sees to it that the next report is not forgotten, and leaves when all is done.
-    fn drive(&mut self, around: &Surroundings<'_>, messages: &mut Vec<Message>) -> Result<(), String> {
-        let spec = self.spec(around);
-        let (Some(node), Some((receiver, _))) = (&mut self.node, self.connection) else { return Ok(()) };
-        if matches!(spec.conduct, Conduct::Liar { .. }) {
-            return Ok(());
-        }
-        let interval_us = if around.scenario.paced_reports { around.report_interval_us } else { spec.report_interval_us };
-        if interval_us != self.report_interval_us {
-            self.report_interval_us = interval_us;
-            node.assembler.set_report_interval(interval_us);
-        }
-        let now = Micros(self.now_ns / 1_000);
-        let mut report = node.assembler.report(now);
-        if let Some(report) = report.as_mut().filter(|_| spec.shows_rate && !self.has_shown_rate) {
-            report.restore_bytes_per_second = spec.restore_bytes_per_second;
-            self.has_shown_rate = true;
-        }
-        let due_at = node.assembler.report_due_at();
-        let is_done = node.assembler.is_done();
-        if is_done {
-            node.check(around.pack)?;
-            self.complete_us = Some(now.0);
-            (self.node, self.pending) = (None, None);
-        } else if let Some(due_ns) = due_at.map(|due_at| (due_at.0 * 1_000).max(self.now_ns + 1_000))
-            && self.wakes_ns != Some(due_ns)
-        {
-            self.wakes_ns = Some(due_ns);
-            self.at_ns(due_ns, Happening::Wakes);
-        }
-        if let Some(report) = report {
-            self.tell(around, Told::Reported { receiver, report }, messages);
-        }
-        if is_done {
-            self.tell(around, Told::Left { receiver }, messages);
-            self.connection = None;
-        }
-        Ok(())
-    }
-
-    fn lie(&mut self, around: &Surroundings<'_>, messages: &mut Vec<Message>) {
-        let Conduct::Liar { interval_us } = self.spec(around).conduct else { return };
-        let chunks = u64::from(around.pack.parameters.chunk_count);
-        let sent = around.wires.first().map_or(0, |wire| wire.first_from(self.now_ns)) as u32;
-        let random = &mut self.random;
-        let near = sent.wrapping_sub(random.below(10_000) as u32);
-        let sequence = random.pick(&[near, near.wrapping_add(20_000), random.clone().bits() as u32]);
-        let completed = match random.chance_ppm(100_000) {
-            true => vec![ChunkRange { first: ChunkId(random.below(chunks) as u32), count: random.between(1, chunks) as u32 }],
-            false => Vec::new(),
-        };
-        let deficits = (0..random.below(60)).map(|_| Deficit {
-            chunk: ChunkId(random.below(chunks + 2) as u32),
-            symbols: random.pick(&[0, 1, 2, 10, 187, u16::MAX]),
-            missing: (0..random.below(20)).map(|_| SymbolIndex(random.below(260) as u16)).collect(),
-        });
-        let report = Report {
-            deficits: deficits.collect(),
-            passed: vec![(StreamId(random.below(3) as u16), Sequence(sequence)), (StreamId(0), Sequence(sequence))],
-            completed,
-            packets_seen: random.below(1_000),
-            packets_sent: random.below(1_000),
-            loss_runs: random.below(500),
-            restore_bytes_per_second: random.below(1 << 40),
-            corrupt: Vec::new(),
-            backlog_permille: random.below(1_500) as u16,
-        };
-        if let Some((receiver, _)) = self.connection {
-            self.tell(around, Told::Reported { receiver, report }, messages);
-        }
-        self.after_us(interval_us, Happening::Lies);
-    }
-}
-
-/// Which of its lives the sender is in; `None` while it is down.
-fn sender_life(scenario: &Scenario, now_ns: u64) -> Option<usize> {
-    let begun = |&&(at_us, _): &&(u64, u64)| at_us * 1_000 <= now_ns;
-    let is_down = scenario.sender_restarts.iter().filter(begun).any(|&(at_us, down_us)| now_ns < (at_us + down_us) * 1_000);
-    (!is_down).then(|| scenario.sender_restarts.iter().filter(begun).count())
 }

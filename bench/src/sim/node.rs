@@ -3,11 +3,11 @@
 use super::carried::Carried;
 use super::scenario::{self, SYMBOL_BYTES};
 use receiver::assemble::{AssembleConfig, Assembler, Completed, EntryIndex, Placement, SymbolSet};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use wire::packet::{Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, SymbolIndex};
+use wire::{ChunkId, StreamId, SymbolIndex};
 
 /// What all nodes of a run have in common.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(super) struct Node {
     want: Bits,
     written: Bits,
     written_count: usize,
+    /// Packets that came: of each stream since its last sync, and of all of them up to their last syncs, as receivers count them.
+    since_sync: BTreeMap<StreamId, u64>,
     packets_seen: u64,
     buffers_free: usize,
     buffers: usize,
@@ -71,6 +73,7 @@ impl Node {
             want,
             written: Bits::new(pack.source_symbols.len()),
             written_count: 0,
+            since_sync: BTreeMap::new(),
             packets_seen: 0,
             buffers_free: spec.buffers.max(1),
             buffers: spec.buffers.max(1),
@@ -84,10 +87,11 @@ impl Node {
     /// # Errors
     /// Says what the assembler did wrong.
     pub(super) fn packet(&mut self, pack: &Pack, header: &Header) -> Result<bool, String> {
-        self.packets_seen += 1;
-        self.assembler.note_traffic(self.packets_seen);
+        *self.since_sync.entry(header.stream).or_default() += 1;
         if header.kind == Kind::Sync {
+            self.packets_seen += self.since_sync.remove(&header.stream).unwrap_or_default();
             self.assembler.on_sync(header);
+            self.assembler.note_traffic(self.packets_seen);
             return Ok(false);
         }
         if !self.want.get(header.chunk) {

@@ -1,16 +1,18 @@
-//! The assembler itself: where symbols go, and which chunks are given up when memory is short.
+//! The assembler itself: where symbols go, and what becomes of chunks.
 
+mod fetched;
 mod reports;
+mod room;
 
 use super::entry::Entry;
-use super::placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement, SymbolSet};
+use super::placement::{AssembleConfig, Completed, EntryIndex, Ignored, Placement};
 use super::position::{Moved, Positions};
 use super::runs::LossRuns;
 use std::collections::BTreeSet;
 use wire::packet::{Header, Kind};
 use wire::report::ChunkRange;
 use wire::session::SessionParameters;
-use wire::{ChunkId, Sequence, StreamId, SymbolIndex};
+use wire::{ChunkId, Micros, Sequence, StreamId, SymbolIndex};
 
 /// Least time between two reports until the sender says otherwise: a hundred a second from each of a few receivers is no load.
 const REPORT_INTERVAL_US: u64 = 10_000;
@@ -82,6 +84,8 @@ pub struct Assembler {
     report_interval_us: u64,
     /// In microseconds; before the clock's zero when the first report is not to wait a whole interval.
     reported_at: Option<i64>,
+    /// When a report was last asked for: what is known of the time.
+    asked_at: Micros,
     /// Seed of the chance by which reports keep clear of those of other receivers; `None`: they do not.
     spread: Option<u64>,
     news: bool,
@@ -154,6 +158,7 @@ impl Assembler {
             backlog_permille: 0,
             report_interval_us: REPORT_INTERVAL_US,
             reported_at: None,
+            asked_at: Micros(0),
             spread: None,
             news: false,
         }
@@ -179,14 +184,6 @@ impl Assembler {
         self.place(index, header.symbol, counts.then_some((header.stream, header.sequence)))
     }
 
-    /// Where a source symbol goes that came in another way than by a stream; only to a chunk that is in assembly.
-    pub fn on_fetched_symbol(&mut self, chunk: ChunkId, symbol: SymbolIndex) -> Placement {
-        match self.index(chunk).filter(|_| self.is_open(chunk)) {
-            Some(index) if symbol.0 < self.chunks[index].source_symbols => self.place(index, symbol, None),
-            _ => Placement::Ignore(Ignored::Unwanted),
-        }
-    }
-
     /// Where a symbol of a chunk goes that stood at `position` of a stream.
     fn place(&mut self, index: usize, symbol: SymbolIndex, position: Option<(StreamId, Sequence)>) -> Placement {
         let (entry, opens, evicted) = match self.chunks[index].state {
@@ -207,18 +204,10 @@ impl Assembler {
         if let Some((stream, sequence)) = position {
             assembly.saw(stream, sequence);
         }
+        assembly.touched_at = self.asked_at;
         match assembly.insert(symbol) {
             Some(cell) => Placement::Store { entry, cell, opens, evicted, completes: assembly.deficit() == 0 },
             None => Placement::Ignore(Ignored::Duplicate),
-        }
-    }
-
-    /// The shell has no buffer for an entry that has just been opened: its chunk is given up and stays wanted.
-    pub fn refuse(&mut self, entry: EntryIndex) {
-        if let Some(assembly) = self.entries.get_mut(entry.0).and_then(Option::take) {
-            self.free.push(entry.0);
-            self.no_victim = false;
-            self.give_up(assembly.chunk);
         }
     }
 
@@ -235,58 +224,6 @@ impl Assembler {
         chunk.state = State::Pending;
         self.unsettled.push(index);
         Some(Completed { chunk: chunk.id, source_symbols: chunk.source_symbols, stored_bytes: chunk.stored_bytes, source_present, repairs })
-    }
-
-    /// The stored bytes of a chunk that is wanted and not assembled.
-    pub fn wants(&self, chunk: ChunkId) -> Option<u32> {
-        let chunk = &self.chunks[self.index(chunk)?];
-        matches!(chunk.state, State::Wanted | State::Open(_)).then_some(chunk.stored_bytes)
-    }
-
-    /// Whether the chunk is in assembly, so that there is a buffer for it.
-    pub fn is_open(&self, chunk: ChunkId) -> bool {
-        self.index(chunk).is_some_and(|index| matches!(self.chunks[index].state, State::Open(_)))
-    }
-
-    /// Source symbols that would complete a chunk that is in assembly, ascending; as many as it needs.
-    pub fn lacking(&self, chunk: ChunkId) -> Vec<SymbolIndex> {
-        let Some(State::Open(EntryIndex(slot))) = self.index(chunk).map(|index| self.chunks[index].state) else { return Vec::new() };
-        let Some(assembly) = self.entries.get(slot).and_then(Option::as_ref) else { return Vec::new() };
-        let mut missing = assembly.missing(usize::MAX);
-        missing.truncate(assembly.deficit().into());
-        missing
-    }
-
-    /// All of a wanted chunk came in another way than by symbols. What there was of it is forgotten, and its entry is free, if it had one: the
-    /// buffer is the caller's. `None` when the chunk is not wanted.
-    pub fn supply(&mut self, chunk: ChunkId) -> Option<(Completed, Option<EntryIndex>)> {
-        self.wants(chunk)?;
-        let index = self.index(chunk)?;
-        let entry = match self.chunks[index].state {
-            State::Open(entry) => Some(entry),
-            _ => None,
-        };
-        if let Some(EntryIndex(slot)) = entry {
-            self.entries[slot] = None;
-            self.free.push(slot);
-            self.no_victim = false;
-        }
-        self.pending.push(Waiting { chunk: index, seen: None, held: false });
-        self.unsettle(index);
-        let chunk = &mut self.chunks[index];
-        chunk.state = State::Pending;
-        let mut source_present = SymbolSet::default();
-        (0..chunk.source_symbols).for_each(|symbol| _ = source_present.insert(SymbolIndex(symbol)));
-        let (source_symbols, stored_bytes) = (chunk.source_symbols, chunk.stored_bytes);
-        Some((Completed { chunk: chunk.id, source_symbols, stored_bytes, source_present, repairs: Vec::new() }, entry))
-    }
-
-    /// The shell needs a buffer for something that is worth more: the least complete chunk in assembly is given up and stays wanted.
-    pub fn make_room(&mut self) -> Option<EntryIndex> {
-        let progress = |(slot, entry): (usize, &Option<Entry>)| entry.as_ref().map(|assembly| (assembly.have(), slot));
-        let (_, slot) = self.entries.iter().enumerate().filter_map(progress).min()?;
-        self.refuse(EntryIndex(slot));
-        Some(EntryIndex(slot))
     }
 
     /// The chunk, assembled before, matched its hash.
@@ -390,50 +327,6 @@ impl Assembler {
 
     fn index(&self, chunk: ChunkId) -> Option<usize> {
         self.index_of.get(chunk.index()).filter(|&&index| index != NO_CHUNK).map(|&index| index as usize)
-    }
-
-    /// An entry for a wanted chunk, and the chunk that had to go for it.
-    fn open(&mut self, index: usize) -> Option<(EntryIndex, Option<ChunkId>)> {
-        let (slot, evicted) = match self.free.pop() {
-            Some(slot) => (slot, None),
-            None if self.entries.len() < self.entries_max => {
-                self.entries.push(None);
-                (self.entries.len() - 1, None)
-            }
-            None => {
-                let slot = self.victim()?;
-                let evicted = self.entries[slot].take().map(|assembly| {
-                    self.give_up(assembly.chunk);
-                    self.chunks[assembly.chunk].id
-                });
-                (slot, evicted)
-            }
-        };
-        self.entries[slot] = Some(Entry::new(index, self.chunks[index].source_symbols));
-        self.chunks[index].state = State::Open(EntryIndex(slot));
-        Some((EntryIndex(slot), evicted))
-    }
-
-    /// The entry to give up: the least complete one whose group has passed, if it has less than half of its chunk. What has more will soon be
-    /// repaired, and what is arriving now is worth as much as the newcomer.
-    fn victim(&mut self) -> Option<usize> {
-        if self.no_victim {
-            return None;
-        }
-        let weak = |(slot, entry): (usize, &Option<Entry>)| {
-            let assembly = entry.as_ref()?;
-            let past = assembly.last_seen.is_none_or(|seen| self.positions.is_past(seen));
-            (past && assembly.have() < assembly.deficit()).then_some((assembly.have(), slot))
-        };
-        let victim = self.entries.iter().enumerate().filter_map(weak).min();
-        self.no_victim = victim.is_none();
-        victim.map(|(_, slot)| slot)
-    }
-
-    /// The chunk has nothing any more and stays wanted.
-    fn give_up(&mut self, index: usize) {
-        self.chunks[index].state = State::Wanted;
-        self.unsettle(index);
     }
 
     fn unsettle(&mut self, index: usize) {

@@ -1,7 +1,7 @@
 //! One chunk in assembly: which symbols it has, where they are, and how recently one came.
 
 use super::placement::SymbolSet;
-use wire::{Sequence, StreamId, SymbolIndex};
+use wire::{Micros, Sequence, StreamId, SymbolIndex};
 
 /// See the module's text.
 #[derive(Clone, Debug)]
@@ -10,6 +10,8 @@ pub(super) struct Entry {
     pub(super) chunk: usize,
     /// Where its last symbol stood; `None` when the positions of that time, or of that stream, mean nothing any more.
     pub(super) last_seen: Option<(StreamId, Sequence)>,
+    /// About when that was, as the assembler knows the time.
+    pub(super) touched_at: Micros,
     source_symbols: u16,
     present: SymbolSet,
     sources: u16,
@@ -18,7 +20,15 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(chunk: usize, source_symbols: u16) -> Entry {
-        Entry { chunk, last_seen: None, source_symbols, present: SymbolSet::default(), sources: 0, repairs: Vec::new() }
+        Entry {
+            chunk,
+            last_seen: None,
+            touched_at: Micros(0),
+            source_symbols,
+            present: SymbolSet::default(),
+            sources: 0,
+            repairs: Vec::new(),
+        }
     }
 
     /// A symbol of it stood at `sequence` of `stream`. Where its symbols overtook each other, the furthest counts.

@@ -16,24 +16,16 @@ use rustix::event::{PollFd, PollFlags};
 use xsk_rs::config::{BindFlags, FrameSize, Interface as InterfaceName, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
+use super::gather::Gather;
+use super::layout::Layout;
 use super::udp::wait_readable;
 use super::{FRAME_HEADERS_BYTES_MAX, Intake, IntakeMode, IntakeOptions, PacketFilter, udp_payload};
 use crate::interface::Interface;
 
 /// Frames handled between two looks at the other queues and at what else the thread has to do: 64 take some 40 µs.
 const BATCH: usize = 64;
-/// UMEM for all queues together. All packets of a stream arrive on one queue, which nobody knows beforehand, so each gets the same
-/// share: 8192 frames of 2 KiB on a single queue, 20 ms at 0.4 Mpps, several times what a scheduler keeps a thread waiting.
-const UMEM_BYTES: usize = 16 << 20;
-/// Least frames of a queue, however many queues there are: one NAPI poll of the driver takes 64 at once, and a queue whose thread
-/// sleeps needs several.
-const FRAMES_PER_QUEUE_MIN: usize = 512;
 /// Beyond this number of queues the rest gets no socket and the filter passes its packets to the stack, where nobody waits for them.
 const QUEUES_MAX: u32 = 64;
-/// Of each frame the kernel keeps this for itself (`XDP_PACKET_HEADROOM`).
-const FRAME_HEADROOM_BYTES: usize = 256;
-/// A driver needs several buffers for packets longer than this (a page, less headroom and `skb_shared_info`); so do we then.
-const SINGLE_BUFFER_FRAME_BYTES: usize = 3400;
 /// Rings that carry nothing but have to exist.
 const UNUSED_RING: u32 = 64;
 /// How long a queue may stay busy after somebody else has closed its socket: the kernel releases it with a grace period.
@@ -41,17 +33,6 @@ const BUSY_RETRY: Duration = Duration::from_secs(1);
 /// How long to wait for the carrier to come back after a bind that made the driver restart its rings; copper takes 2 to 4 seconds.
 const CARRIER_WAIT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// While packets come, they are left to gather for a while and then fetched at once: whoever sleeps in poll is woken for each few of them, which costs the
-/// core that delivers them as much as the delivery. For how long follows from how many came, within these limits …
-const GATHER_MIN: Duration = Duration::from_micros(100);
-const GATHER_MAX: Duration = Duration::from_millis(2);
-/// … and within this part of a queue's frames at a packet a microsecond, 12 Gbit/s at MTU 1500: after a stretch of other images' chunks comes one of ours.
-const GATHER_PART_OF_FRAMES: u64 = 4;
-/// Fewer packets are hardly worth waking up for; more leave the cache before they are fetched.
-const GATHERED_MIN: usize = 64;
-const GATHERED_MAX: usize = 192;
-/// After so many times without a packet, up to 40 ms, the stream is silent, and its next packet wakes us.
-const GATHER_ROUNDS: u32 = 20;
 
 /// Busy polling: for how long after the last packet to go on before packets have to wake us; twice the longest pause of a stream that follows its receivers' losses.
 const BUSY_AFTER: Duration = Duration::from_millis(20);
@@ -74,72 +55,6 @@ pub struct AfXdp {
     gather: Gather,
     /// When the last packet came, where the driver is polled.
     busy_since: Option<Instant>,
-}
-
-/// How long to let packets gather.
-#[derive(Clone, Copy, Debug)]
-struct Gather {
-    time: Duration,
-    longest: Duration,
-    /// Packets since the last time.
-    packets: usize,
-    /// Times since the last packet.
-    silent_rounds: u32,
-}
-
-impl Gather {
-    /// For queues of so many frames.
-    fn new(frames: usize) -> Gather {
-        let longest = GATHER_MAX.min(Duration::from_micros(frames as u64 / GATHER_PART_OF_FRAMES));
-        Gather { time: GATHER_MIN.min(longest), longest, packets: 0, silent_rounds: GATHER_ROUNDS }
-    }
-
-    fn came(&mut self, packets: usize) {
-        self.packets += packets;
-        if packets > 0 {
-            self.silent_rounds = 0;
-        }
-    }
-
-    /// For how long to leave them now; `None` when the stream is silent.
-    fn next(&mut self) -> Option<Duration> {
-        if self.silent_rounds >= GATHER_ROUNDS {
-            self.packets = 0;
-            return None;
-        }
-        self.silent_rounds += 1;
-        self.time = match std::mem::take(&mut self.packets) {
-            few if few < GATHERED_MIN => (self.time * 5 / 4).min(self.longest),
-            many if many > GATHERED_MAX => (self.time * 3 / 4).max(GATHER_MIN.min(self.longest)),
-            _ => self.time,
-        };
-        Some(self.time)
-    }
-}
-
-/// How packets of one size are laid out in UMEM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    frame_bytes: usize,
-    frames: usize,
-    /// Packets take several frames.
-    scattered: bool,
-}
-
-impl Layout {
-    fn new(payload_bytes: usize, queues: usize) -> Layout {
-        let packet_bytes = FRAME_HEADERS_BYTES_MAX + payload_bytes;
-        let frame_bytes = if packet_bytes + FRAME_HEADROOM_BYTES <= 2048 { 2048 } else { 4096 };
-        let frames = (UMEM_BYTES / frame_bytes / queues.max(1)).max(FRAMES_PER_QUEUE_MIN);
-        // Rings have sizes that are powers of two.
-        let frames = (frames + 1).next_power_of_two() / 2;
-        Layout { frame_bytes, frames, scattered: packet_bytes > SINGLE_BUFFER_FRAME_BYTES }
-    }
-
-    /// UMEM of one queue.
-    fn bytes(&self) -> usize {
-        self.frame_bytes * self.frames
-    }
 }
 
 struct Queue {
@@ -407,45 +322,4 @@ fn error_code(error: &xsk_rs::socket::SocketCreateError) -> Option<i32> {
 /// The kernel's answer, or the library's where there is none.
 fn in_words(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_suit_the_packet() {
-        let of = |payload_bytes, queues| Layout::new(payload_bytes, queues);
-        assert_eq!(of(1436, 1), Layout { frame_bytes: 2048, frames: 8192, scattered: false });
-        assert_eq!(of(1436, 3), Layout { frame_bytes: 2048, frames: 2048, scattered: false });
-        assert_eq!(of(1800, 1), Layout { frame_bytes: 4096, frames: 4096, scattered: false });
-        assert_eq!(of(8796, 1), Layout { frame_bytes: 4096, frames: 4096, scattered: true });
-    }
-
-    #[test]
-    fn packets_gather_for_longer_when_few_come_and_not_at_all_when_none_do() {
-        let mut gather = Gather::new(8192);
-        assert_eq!(gather.next(), None, "nothing has come");
-        // Packets a second, and how many are fetched at a time in the end.
-        for (rate, gathered) in [(1_000_000, 90..=200), (400_000, 60..=200), (100_000, 60..=200), (10_000, 19..=21)] {
-            let mut packets = 1;
-            for _ in 0..100 {
-                gather.came(packets);
-                packets = (rate * gather.next().unwrap().as_micros() / 1_000_000) as usize;
-            }
-            assert!(gathered.contains(&packets), "{packets} at {rate} a second");
-        }
-        gather.came(1);
-        assert_eq!((0..30).filter(|_| gather.next().is_some()).count(), GATHER_ROUNDS as usize);
-        // 64 queues share the memory.
-        let mut small = Gather::new(FRAMES_PER_QUEUE_MIN);
-        small.came(1);
-        assert!(small.next().unwrap() <= Duration::from_micros(128));
-    }
-
-    #[test]
-    fn many_queues_keep_enough_frames_each() {
-        assert_eq!(Layout::new(1436, 64).frames, FRAMES_PER_QUEUE_MIN);
-        assert_eq!(Layout::new(1436, 1).bytes(), UMEM_BYTES);
-    }
 }

@@ -6,6 +6,8 @@
 mod af_xdp;
 mod datagram;
 mod filter;
+mod gather;
+mod layout;
 mod membership;
 mod udp;
 

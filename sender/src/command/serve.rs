@@ -13,8 +13,8 @@ use clap::Args;
 use crossbeam_channel::{Receiver, bounded};
 use image::Pack;
 use sender::control::{
-    ControlConfig, ControlError, ControlEvent, ControlServer, Limits, OperatorAccess, OperatorToken, Priorities, PriorityArgument,
-    ServerIdentity, SessionInfo, Settings, SettingsPatch, StreamInfo, Traffic, TransmitStatus,
+    ControlConfig, ControlError, ControlEvent, ControlServer, Limits, OperatorAccess, OperatorToken, PriorityArgument, ServerIdentity,
+    SessionInfo, StreamInfo, Traffic, TransmitStatus,
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
@@ -26,8 +26,8 @@ use wire::session::{SessionParameters, symbol_bytes_for_mtu};
 
 use super::rate::Rate;
 use super::remote::{self, CONTROL_PORT};
-use super::serve_report::{Display, Outcome, Report};
-use super::serve_session::{classes, descriptive_stream, groups, images, session_id};
+use super::serve_report::{Display, MIB, Outcome, Report, memory_text};
+use super::serve_session::{classes, descriptive_stream, groups, images, session_id, settings};
 use super::set::describe;
 use super::signals::{self, Signal};
 
@@ -121,8 +121,8 @@ pub(crate) struct ServeArgs {
     /// Cores for the transmitter and the reader, such as 2,3: the first transmits, the second reads. [default: with four cores or more, the last for the transmitter]
     #[arg(long, value_delimiter = ',', value_name = "CORES", value_parser = parse_core)]
     cores: Option<Vec<usize>>,
-    /// Memory for chunks, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = CACHE_BYTES_DEFAULT / (1024 * 1024))]
+    /// Memory for chunks, in MiB. What is less than the streams need is raised to that, and the line at start says so.
+    #[arg(long, value_name = "MIB", default_value_t = CACHE_BYTES_DEFAULT / MIB)]
     memory: usize,
     /// Print the final summary on standard output as one JSON object. Everything else goes to standard error, always.
     #[arg(long)]
@@ -150,7 +150,7 @@ enum LastSymbols {
 /// A failure of the network's set-up, for its exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct NetworkUnusable(pub(super) String);
+struct NetworkUnusable(String);
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     // Warnings from the threads go between the lines of this program.
@@ -188,6 +188,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let mut display = Display::new(args.json);
     let signals = signals::catch()?;
 
+    let groups = groups(args.group, args.streams)?;
     let pack = Arc::new(Pack::open(&args.pack)?);
     let names = pack.images().iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", ");
     let stored_bytes: u64 = pack.chunks().iter().map(|chunk| u64::from(chunk.stored_bytes)).sum();
@@ -207,7 +208,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let chunk_bytes_max = pack.chunk_pages() * image::PAGE_BYTES as u32;
     let symbol_bytes = symbol_bytes_for_mtu(mtu_bytes, chunk_bytes_max).map_err(|error| NetworkUnusable(error.to_string()))?;
 
-    let settings = settings(args, &pack)?;
+    let settings = settings(args.rate.bits_per_second, &args.priority, &pack)?;
     let state_dir = remote::state_dir(args.state_dir.as_deref())?;
     let identity = ServerIdentity::load_or_create(&state_dir)?;
     let access = OperatorAccess { token: OperatorToken::load_or_create(&state_dir)?, public_status: args.public_status };
@@ -218,7 +219,6 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let source = SocketAddr::new(interface.source_for(args.group.ip())?, args.group.port());
     display.line(&format!("session   {:08x}, symbols of {symbol_bytes} bytes at MTU {mtu_bytes}", session.0));
 
-    let groups = groups(args.group, args.streams)?;
     let transmit_config = TransmitConfig {
         interface,
         queue: 0,
@@ -273,13 +273,14 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             rate_cap_bits_per_second: args.rate.bits_per_second,
             rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate.bits_per_second / 100),
             priorities,
-            cache_bytes: args.memory.saturating_mul(1024 * 1024),
+            cache_bytes: args.memory.saturating_mul(MIB),
             cores,
             once: args.once.map(|count| count as usize),
         },
         events_out,
     )?;
-    display.line(&format!("read      {}; {threads}", engine.reader_description()));
+    let memory = memory_text(args.memory.saturating_mul(MIB), engine.cache_bytes(), args.streams);
+    display.line(&format!("read      {}; {threads}; {memory}", engine.reader_description()));
     display.line(&format!("listen    {} (TLS), certificate {fingerprint}", control.local_addr()));
     let host = if control.local_addr().ip().is_unspecified() { source.ip() } else { control.local_addr().ip() };
     let server = SocketAddr::new(host, control.local_addr().port());
@@ -390,14 +391,4 @@ fn listen(
         }
         other => Ok(other?),
     }
-}
-
-/// What the sender starts with and the operator may change while it runs.
-fn settings(args: &ServeArgs, pack: &Pack) -> anyhow::Result<Settings> {
-    let mut patch = SettingsPatch::default();
-    args.priority.iter().cloned().for_each(|priority| patch.priorities.add(priority));
-    let mut settings = Settings { rate_cap_bits_per_second: args.rate.bits_per_second, priorities: Priorities::default() };
-    let applied = settings.apply(&patch, pack.images().iter().map(|image| image.name.as_str()));
-    applied.map_err(|error| image::Error::Parameter(format!("--priority: {error}")))?;
-    Ok(settings)
 }

@@ -17,6 +17,8 @@ use super::table::table;
 /// Between two progress lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
+pub(super) const MIB: usize = 1024 * 1024;
+
 /// How a run ended.
 pub(super) enum Outcome {
     /// `--once`: nobody is left to wait for.
@@ -55,12 +57,6 @@ pub(super) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Symbols sent beyond those needed, as a share of those needed.
-    fn overhead(&self) -> f64 {
-        let totals = &self.progress.totals;
-        overhead(totals.symbols_sent, totals.symbols_needed)
-    }
-
     fn json(&self) -> serde_json::Value {
         let totals = &self.progress.totals;
         let tally = &self.progress.tally;
@@ -87,7 +83,7 @@ impl Report<'_> {
             "receivers": self.receivers,
             "symbols_needed": totals.symbols_needed,
             "symbols_sent": totals.symbols_sent,
-            "symbol_overhead": self.overhead(),
+            "times_sent": times_sent(totals.symbols_sent, totals.symbols_needed),
             "repair_symbols_sent": totals.repair_symbols_sent,
             "symbols_by_unicast": totals.symbols_by_unicast,
             "syncs_sent": totals.syncs_sent,
@@ -126,12 +122,12 @@ impl Report<'_> {
         let seconds = self.progress.sending.as_secs_f64();
         let rate = if seconds > 0.0 { self.sent.frame_bytes as f64 * 8.0 / seconds } else { 0.0 };
         format!(
-            "{}sent {} symbols for {} needed ({:+.2} %), of them {} repair symbols, and {} syncs{by_unicast}\n\
+            "{}sent {} symbols of chunks that have {} ({}), of them {} repair symbols, and {} syncs{by_unicast}\n\
              {} on the wire in {seconds:.1} s, {}",
             table(&rows),
             totals.symbols_sent,
             totals.symbols_needed,
-            self.overhead() * 100.0,
+            times_sent_text(totals.symbols_sent, totals.symbols_needed),
             totals.repair_symbols_sent,
             totals.syncs_sent,
             BinaryBytes(self.sent.frame_bytes),
@@ -214,6 +210,15 @@ impl Display {
     }
 }
 
+/// What the engine took of memory, and why where that is not what it was told.
+pub(super) fn memory_text(asked_bytes: usize, taken_bytes: usize, streams: u8) -> String {
+    let taken = taken_bytes.div_ceil(MIB);
+    match taken_bytes > asked_bytes {
+        true => format!("{taken} MiB for chunks, as --streams {streams} needs that much (--memory {})", asked_bytes / MIB),
+        false => format!("{taken} MiB for chunks"),
+    }
+}
+
 fn progress_text(at: Duration, progress: &Progress, sent: Sent, rate: f64, stalled: bool) -> String {
     let Tally { listed, completed, failed, lost } = progress.tally;
     let mut text = format!("{:7.1} s  {listed} listed, {completed} complete", at.as_secs_f64());
@@ -225,7 +230,7 @@ fn progress_text(at: Duration, progress: &Progress, sent: Sent, rate: f64, stall
     text.push_str(&format!("; {} sent, {}", BinaryBytes(sent.frame_bytes), display_rate(rate)));
     let totals = &progress.totals;
     if totals.symbols_needed > 0 {
-        text.push_str(&format!(", overhead {:+.2} %", overhead(totals.symbols_sent, totals.symbols_needed) * 100.0));
+        text.push_str(&format!(", {}", times_sent_text(totals.symbols_sent, totals.symbols_needed)));
     }
     if stalled {
         text.push_str(", THE LINK TAKES NO PACKETS");
@@ -233,8 +238,17 @@ fn progress_text(at: Duration, progress: &Progress, sent: Sent, rate: f64, stall
     text
 }
 
-fn overhead(sent: u64, needed: u64) -> f64 {
-    if needed == 0 { 0.0 } else { sent as f64 / needed as f64 - 1.0 }
+/// How often the chunks that were sent were sent, on average. Repair makes it more than 1, and so do receivers that come one after another.
+fn times_sent(symbols_sent: u64, symbols_needed: u64) -> f64 {
+    if symbols_needed == 0 { 0.0 } else { symbols_sent as f64 / symbols_needed as f64 }
+}
+
+/// The same in words.
+pub(super) fn times_sent_text(symbols_sent: u64, symbols_needed: u64) -> String {
+    if symbols_needed == 0 {
+        return "none sent".to_owned();
+    }
+    format!("each sent {:.3} times", times_sent(symbols_sent, symbols_needed))
 }
 
 fn state_name(state: ReceiverState) -> &'static str {
@@ -252,8 +266,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overhead_is_a_share_of_what_is_needed() {
-        assert_eq!(overhead(0, 0), 0.0);
-        assert!((overhead(1_010, 1_000) - 0.01).abs() < 1e-9);
+    fn what_was_sent_is_told_in_multiples_of_the_chunks_that_were() {
+        assert_eq!(times_sent_text(0, 0), "none sent");
+        assert_eq!(times_sent_text(2_010, 1_000), "each sent 2.010 times", "two receivers, one after the other");
+    }
+
+    #[test]
+    fn memory_that_is_not_what_was_asked_for_is_explained() {
+        assert_eq!(memory_text(0, 20 * MIB + 1, 4), "21 MiB for chunks, as --streams 4 needs that much (--memory 0)");
+        assert_eq!(memory_text(128 * MIB, 128 * MIB - 1, 4), "128 MiB for chunks");
     }
 }

@@ -4,12 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use image::Pack;
-use sender::control::{DescriptiveStream, GATHER, ImageInfo};
+use sender::control::{DescriptiveStream, GATHER, ImageInfo, Priorities, PriorityArgument, Settings, SettingsPatch};
 use sender::transmit::{self, TransmitConfig};
 use wire::report::ChunkRange;
 use wire::{ChunkId, Fingerprint, SessionId};
-
-use super::serve::NetworkUnusable;
 
 /// The group whose address comes `step` after that of `first`, if it is one.
 fn group_after(first: SocketAddr, step: u8) -> Option<SocketAddr> {
@@ -30,10 +28,13 @@ pub(super) fn descriptive_stream(config: &TransmitConfig) -> anyhow::Result<Opti
 /// The groups of the streams: consecutive addresses.
 pub(super) fn groups(first: SocketAddr, count: u8) -> anyhow::Result<Vec<SocketAddr>> {
     let all: Option<Vec<SocketAddr>> = (0..count).map(|step| group_after(first, step)).collect();
-    let unusable = || {
-        NetworkUnusable(format!("{first} and the {} addresses after it are not all multicast groups; see --group, --streams", count - 1))
+    let wrong = || match first.ip().is_multicast() {
+        false => {
+            format!("--group {first} is no multicast group; these are 224.0.0.0 to 239.255.255.255 and ff00::/8, such as 239.192.68.1:4700")
+        }
+        true => format!("--group {first} and the {} addresses after it, for --streams {count}, are not all multicast groups", count - 1),
     };
-    Ok(all.ok_or_else(unusable)?)
+    Ok(all.ok_or_else(|| image::Error::Parameter(wrong()))?)
 }
 
 /// Runs of chunks that the same images share.
@@ -52,6 +53,16 @@ pub(super) fn images(pack: &Pack) -> anyhow::Result<Vec<ImageInfo>> {
     pack.images().iter().enumerate().map(image).collect()
 }
 
+/// What the sender starts with and the operator may change while it runs.
+pub(super) fn settings(rate_cap_bits_per_second: u64, priorities: &[PriorityArgument], pack: &Pack) -> anyhow::Result<Settings> {
+    let mut patch = SettingsPatch::default();
+    priorities.iter().cloned().for_each(|priority| patch.priorities.add(priority));
+    let mut settings = Settings { rate_cap_bits_per_second, priorities: Priorities::default() };
+    let applied = settings.apply(&patch, pack.images().iter().map(|image| image.name.as_str()));
+    applied.map_err(|error| image::Error::Parameter(format!("--priority: {error}")))?;
+    Ok(settings)
+}
+
 /// The same for the same pack, certificate and symbol size, so that a sender that was restarted goes on with its session and receivers
 /// keep what they have.
 pub(super) fn session_id(root: &[u8; 32], fingerprint: &Fingerprint, symbol_bytes: u16) -> SessionId {
@@ -64,6 +75,19 @@ pub(super) fn session_id(root: &[u8; 32], fingerprint: &Fingerprint, symbol_byte
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_multicast_group_is_wrong_usage() {
+        for (first, count, message) in
+            [("10.0.0.1:4700", 1, "is no multicast group"), ("239.255.255.254:4700", 3, "the 2 addresses after it")]
+        {
+            let error = groups(first.parse().unwrap(), count).unwrap_err();
+            assert_eq!(super::super::exit::code_of(&error), 2);
+            assert!(error.to_string().contains(message), "{error}");
+        }
+        let last = groups("[ff15::ffff]:1".parse().unwrap(), 2).unwrap()[1];
+        assert_eq!(last, "[ff15::1:0]:1".parse().unwrap());
+    }
 
     #[test]
     fn the_session_depends_on_pack_certificate_and_symbol_size_alone() {

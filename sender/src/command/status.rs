@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::rate::display_rate;
 use super::remote::{HELP, Remote, RemoteError, SenderArgs};
+use super::serve_report::times_sent_text;
 use super::set::describe;
 use super::table::table;
 
@@ -119,14 +120,10 @@ impl Status {
     fn text(&self) -> String {
         let images: Vec<&str> = self.images.iter().map(|image| image.name.as_str()).collect();
         let Traffic { symbols_sent, symbols_needed, wire_bytes_sent, rate_bits_per_second, ref transmit } = self.traffic;
-        let overhead = if symbols_needed == 0 {
-            String::new()
-        } else {
-            format!(", overhead {:+.2} %", (symbols_sent as f64 / symbols_needed as f64 - 1.0) * 100.0)
-        };
+        let times = if symbols_needed == 0 { String::new() } else { format!(", {}", times_sent_text(symbols_sent, symbols_needed)) };
         let transmit = transmit.as_ref().map(|transmit| format!("transmit  {}\n", transmit.description)).unwrap_or_default();
         let head = format!(
-            "discus {}, session {:08x}\nimages    {}\nsettings  {}\n{transmit}sent      {}, now {}{overhead}\nreceivers {}\n",
+            "discus {}, session {:08x}\nimages    {}\nsettings  {}\n{transmit}sent      {}, now {}{times}\nreceivers {}\n",
             self.discus_version,
             self.session_id,
             images.join(", "),
@@ -211,7 +208,7 @@ discus 0.1.0, session 00000001
 images    web, db
 settings  at most 5.00 Gbit/s; priorities db=10
 transmit  UDP on eth1 (as asked with --transmit udp)
-sent      1.00 KiB, now 1.00 Gbit/s, overhead +1.00 %
+sent      1.00 KiB, now 1.00 Gbit/s, each sent 1.010 times
 receivers 1 listed, 0 completed, 1 failed
 
 id  receiver  image  group   done  loss    rate           restores      streams  state

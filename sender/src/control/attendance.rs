@@ -1,6 +1,9 @@
 //! One attendance: from a receiver's `ready` until its stream ends. Checks what it says, passes it to the engine through the roster,
 //! and tells the receiver what it has to know.
 
+mod throttle;
+mod told;
+
 use super::connection::Connection;
 use super::roster::{Attendance, Begin, Delivery, ENGINE_BUSY_PAUSE, Orders};
 use super::session::ChunkSet;
@@ -9,10 +12,11 @@ use crate::schedule::ReceiverId;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
+use throttle::Throttle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use told::Told;
 use tonic::{Status, Streaming};
-use wire::StreamId;
 use wire::proto::v1::{self, receiver_message, sender_message};
 use wire::report::ChunkRange;
 
@@ -20,10 +24,6 @@ use wire::report::ChunkRange;
 const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a receiver may leave a message unread that it must have. Its connection's keep-alive fails sooner when it is dead.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Reports that may follow each other faster than the pace: a stalled connection delivers what it held back all at once.
-const REPORT_BURST: u32 = 32;
-/// Reports are read at twice their pace at most, so that clocks may differ; a flood waits in its own connection.
-const PACE_TOLERANCE: u32 = 2;
 
 /// Outgoing messages of an attendance.
 pub(super) type Outbound = mpsc::Sender<Result<v1::SenderMessage, Status>>;
@@ -306,37 +306,6 @@ impl Attend {
     }
 }
 
-/// What a receiver has been told in this attendance.
-#[derive(Default)]
-struct Told {
-    streams: Option<Vec<StreamId>>,
-    unicast_runs: usize,
-    rest_runs: usize,
-}
-
-impl Told {
-    /// What of `orders` it has not been told yet.
-    fn news(&mut self, orders: Orders) -> Vec<sender_message::Message> {
-        let mut messages = Vec::new();
-        if let Some(streams) = orders.streams.filter(|streams| self.streams.as_ref() != Some(streams)) {
-            let stream = streams.iter().map(|stream| stream.0.into()).collect();
-            self.streams = Some(streams);
-            messages.push(sender_message::Message::Streams(v1::Streams { stream }));
-        }
-        if let Some(runs) = orders.unicast.get(self.unicast_runs..).filter(|runs| !runs.is_empty()) {
-            let chunks = runs.iter().copied().map(v1::ChunkRange::from).collect();
-            self.unicast_runs = orders.unicast.len();
-            messages.push(sender_message::Message::TakeByUnicast(v1::TakeByUnicast { chunks }));
-        }
-        if let Some(runs) = orders.rest.get(self.rest_runs..).filter(|runs| !runs.is_empty()) {
-            let chunks = runs.iter().copied().map(v1::ChunkRange::from).collect();
-            self.rest_runs = orders.rest.len();
-            messages.push(sender_message::Message::TakeRest(v1::TakeRest { chunks }));
-        }
-        messages
-    }
-}
-
 /// HTTP/2 ends a stream in the same way when the peer closes it and when the connection's keep-alive fails.
 const CONNECTION_ENDED: &str = "its connection ended, or went silent, before it said how it ended";
 
@@ -345,62 +314,5 @@ fn lost_reason(status: &Status) -> String {
     match status.source() {
         Some(_) => CONNECTION_ENDED.to_owned(),
         None => format!("its message cannot be read: {}", status.message()),
-    }
-}
-
-/// Bounds how fast reports are read: a bucket of [`REPORT_BURST`] that refills at [`PACE_TOLERANCE`] times the pace.
-struct Throttle {
-    interval: Duration,
-    /// When the bucket will be full again.
-    full_at: Instant,
-}
-
-impl Throttle {
-    fn new(now: Instant) -> Throttle {
-        Throttle { interval: Duration::ZERO, full_at: now }
-    }
-
-    fn set_pace(&mut self, report_interval_us: u32) {
-        self.interval = Duration::from_micros(report_interval_us.into()) / PACE_TOLERANCE;
-    }
-
-    fn note_report(&mut self, now: Instant) {
-        self.full_at = self.full_at.max(now) + self.interval;
-    }
-
-    /// The moment from which the next message may be read: `now` when there is no need to wait.
-    fn read_from(&self, now: Instant) -> Instant {
-        let owed = self.full_at.saturating_duration_since(now);
-        now + owed.saturating_sub(self.interval * REPORT_BURST)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_reports_is_read_at_twice_the_pace() {
-        let start = Instant::now();
-        let (mut throttle, mut now) = (Throttle::new(start), start);
-        throttle.set_pace(10_000);
-        for _ in 0..1000 {
-            now = throttle.read_from(now);
-            throttle.note_report(now);
-        }
-        // The first is free, and so is the burst.
-        assert_eq!(now - start, Duration::from_millis(5) * (999 - REPORT_BURST));
-    }
-
-    #[test]
-    fn reports_at_their_pace_never_wait() {
-        let start = Instant::now();
-        let (mut throttle, mut now) = (Throttle::new(start), start);
-        throttle.set_pace(10_000);
-        for _ in 0..1000 {
-            assert_eq!(throttle.read_from(now), now);
-            throttle.note_report(now);
-            now += Duration::from_millis(10);
-        }
     }
 }

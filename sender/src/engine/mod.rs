@@ -168,6 +168,7 @@ pub struct Engine {
     ended: Receiver<Ended>,
     stop: Arc<AtomicBool>,
     reader_description: String,
+    cache_bytes: usize,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -201,6 +202,7 @@ impl Engine {
             ended,
             stop: Arc::clone(&stop),
             reader_description: String::new(),
+            cache_bytes: buffers * buffer_bytes,
             threads: Vec::new(),
         };
         let schedule = ScheduleConfig {
@@ -279,6 +281,11 @@ impl Engine {
         let spawned = std::thread::Builder::new().name(format!("discus-{name}")).spawn(body);
         self.threads.push(spawned.map_err(|source| Error::Thread { name, source })?);
         Ok(())
+    }
+
+    /// Memory for chunks. It may be more than was asked for, as each stream needs some, or less, as no more chunks are there.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache_bytes
     }
 
     /// One line on how the pack is read.

@@ -3,13 +3,15 @@
 //! Invariant: a chunk's demand is the number of receivers that want it and are not absent (counted in `priority`), and its needs are the sum of what those
 //! receivers said that they lack. Everything that changes a receiver changes these sums in step, so that nothing ever has to be counted anew.
 
+mod lacks;
+
 use super::ReceiverId;
 use super::chunk_set::ChunkSet;
 use super::needs::{ChunkNeeds, Need};
 use super::priority::Priorities;
 use std::collections::BTreeMap;
 use wire::ChunkId;
-use wire::report::{ChunkRange, Deficit};
+use wire::report::ChunkRange;
 
 /// What a receiver's presence is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,11 +156,6 @@ impl Roster {
         self.wanting += usize::from(wanted_nothing && !member.want.is_empty());
     }
 
-    /// How many symbols `receiver` last said that it needs of `chunk`; `None` when it said nothing.
-    pub(super) fn stated(&self, receiver: ReceiverId, chunk: ChunkId) -> Option<u16> {
-        self.members.get(&receiver)?.statements.get(&chunk).map(|statement| statement.need.symbols)
-    }
-
     /// Takes `receiver` off the list with all its demand.
     pub(super) fn leave(&mut self, receiver: ReceiverId) {
         self.set_attendance(receiver, Attendance::Absent);
@@ -228,13 +225,6 @@ impl Roster {
         member.straggler = straggler;
     }
 
-    /// Chunks of which `receiver` is known to lack something.
-    pub(super) fn lacking(&self, receiver: ReceiverId) -> Vec<ChunkId> {
-        let Some(member) = self.members.get(&receiver) else { return Vec::new() };
-        let counted = |(chunk, statement): &(&ChunkId, &Statement)| self.chunks[chunk.index()].counts(statement);
-        member.statements.iter().filter(counted).map(|(&chunk, _)| chunk).collect()
-    }
-
     /// `receiver` needs nothing more of the chunks of `range`. Those that it did not want are none of its business.
     pub(super) fn complete(&mut self, receiver: ReceiverId, range: ChunkRange) {
         let Some(member) = self.members.get_mut(&receiver) else { return };
@@ -250,82 +240,6 @@ impl Roster {
             }
         }
         self.wanting -= usize::from(!removed.is_empty() && member.want.is_empty());
-    }
-
-    /// `receiver` lacks what `deficit` says, from now on instead of what it said before. It missed a part because it came `in_the_middle`. Whether
-    /// that is of any interest: it wants the chunk.
-    pub(super) fn lack(&mut self, receiver: ReceiverId, deficit: &Deficit, in_the_middle: bool) -> bool {
-        let Some(member) = self.members.get_mut(&receiver).filter(|member| member.want.contains(deficit.chunk)) else { return false };
-        let demand = &mut self.chunks[deficit.chunk.index()];
-        let mut need = Need::checked(deficit, demand.source_symbols);
-        // It waits for one turn. What it lacks after that was lost.
-        let waited = member.statements.get(&deficit.chunk).is_some_and(|statement| statement.need.waits && statement.turn == demand.turn);
-        need.waits = (waited || in_the_middle) && need.is_beginning();
-        let turn = demand.turn;
-        let statement =
-            member.statements.entry(deficit.chunk).or_insert_with(|| Statement { need: need.clone(), sending: NOT_COUNTED, turn });
-        if demand.counts(statement) {
-            demand.remove_need(member.straggler, &statement.need);
-            demand.add_need(member.straggler, &need);
-        }
-        (statement.need, statement.turn) = (need, turn);
-        true
-    }
-
-    /// `receiver` has passed everything that was sent of `chunk`: what it said of it holds, and if it said nothing, it lacks all of it. Whether it
-    /// lacks any.
-    pub(super) fn count(&mut self, receiver: ReceiverId, chunk: ChunkId) -> bool {
-        let Some(member) = self.members.get_mut(&receiver) else { return false };
-        if member.attendance == Attendance::Absent || !member.want.contains(chunk) {
-            return false;
-        }
-        let demand = &mut self.chunks[chunk.index()];
-        let all = || Statement {
-            need: Need { symbols: demand.source_symbols, missing: Vec::new(), waits: false },
-            sending: NOT_COUNTED,
-            turn: demand.turn,
-        };
-        let statement = member.statements.entry(chunk).or_insert_with(all);
-        if !demand.counts(statement) {
-            statement.sending = demand.sending;
-            demand.add_need(member.straggler, &statement.need);
-        }
-        statement.need.symbols > 0
-    }
-
-    /// Symbols of `chunk` go out, because its turn has come or before that: what is known of it no longer holds.
-    pub(super) fn send(&mut self, chunk: ChunkId, in_turn: bool) {
-        let demand = &mut self.chunks[chunk.index()];
-        demand.turn = demand.turn.wrapping_add(u32::from(in_turn));
-        demand.sending = demand.sending.checked_add(1).unwrap_or(NOT_COUNTED + 1);
-        demand.needs = [None, None];
-    }
-
-    /// What the receivers that have passed all that was sent of `chunk` lack of it; stragglers not among them.
-    pub(super) fn needs(&self, chunk: ChunkId) -> Option<&ChunkNeeds> {
-        self.chunks[chunk.index()].needs[0].as_deref()
-    }
-
-    /// The same of stragglers.
-    pub(super) fn stragglers_needs(&self, chunk: ChunkId) -> Option<&ChunkNeeds> {
-        self.chunks[chunk.index()].needs[1].as_deref()
-    }
-
-    /// Who of the first `most` that are found lacks how many symbols of `chunk`, and has passed all that was sent of it. Looks at everybody.
-    pub(super) fn needy(&self, chunk: ChunkId, most: usize) -> Vec<(ReceiverId, u16)> {
-        let demand = &self.chunks[chunk.index()];
-        let lacks = |(&receiver, member): (&ReceiverId, &Member)| {
-            let statement = member.statements.get(&chunk).filter(|statement| demand.counts(statement))?;
-            (statement.need.symbols > 0).then_some((receiver, statement.need.symbols))
-        };
-        self.members.iter().filter_map(lacks).take(most).collect()
-    }
-
-    /// Whether somebody who is no straggler lacks some of `chunk` or may do so: it has not said.
-    pub(super) fn is_lacking_beside_stragglers(&self, chunk: ChunkId) -> bool {
-        let needs = &self.chunks[chunk.index()].needs;
-        let reporters: u32 = needs.iter().flatten().map(|needs| needs.reporters()).sum();
-        needs[0].as_ref().is_some_and(|needs| needs.needy() > 0) || reporters < self.demand(chunk)
     }
 
     /// Counts everything anew and compares, for tests.
@@ -365,111 +279,4 @@ impl Roster {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use wire::SymbolIndex;
-
-    const A: ReceiverId = ReceiverId(1);
-    const B: ReceiverId = ReceiverId(2);
-    const LISTENING: Attendance = Attendance::Listening { catch_up: None };
-
-    fn range(first: u32, count: u32) -> ChunkRange {
-        ChunkRange { first: ChunkId(first), count }
-    }
-
-    fn deficit(chunk: u32, symbols: u16) -> Deficit {
-        Deficit { chunk: ChunkId(chunk), symbols, missing: (0..symbols.min(2)).map(SymbolIndex).collect() }
-    }
-
-    fn demands(roster: &Roster) -> Vec<u32> {
-        roster.check().unwrap();
-        (0..roster.chunks.len() as u32).map(|chunk| roster.demand(ChunkId(chunk))).collect()
-    }
-
-    fn roster() -> Roster {
-        let mut roster = Roster::new(&[10; 5]);
-        roster.join(A, &[range(0, 3)]);
-        roster.join(B, &[range(1, 100)]);
-        roster
-    }
-
-    #[test]
-    fn demand_follows_who_wants_what() {
-        let mut roster = roster();
-        assert_eq!(demands(&roster), [1, 2, 2, 1, 1]);
-        roster.complete(A, range(0, 2));
-        assert_eq!(demands(&roster), [0, 1, 2, 1, 1]);
-        roster.complete(A, range(0, u32::MAX));
-        roster.complete(A, range(0, u32::MAX));
-        assert_eq!((demands(&roster), roster.wanting()), (vec![0, 1, 1, 1, 1], 1));
-        roster.leave(B);
-        roster.leave(B);
-        assert_eq!((demands(&roster), roster.wanting()), (vec![0; 5], 0));
-    }
-
-    fn largest(roster: &Roster, chunk: u32) -> (u16, bool) {
-        roster.check().unwrap();
-        roster.needs(ChunkId(chunk)).map_or((0, false), |needs| (needs.partial_max(), needs.any_whole()))
-    }
-
-    #[test]
-    fn what_a_receiver_lacks_goes_and_comes_back_with_its_attendance() {
-        let mut roster = roster();
-        assert!(roster.lack(A, &deficit(1, 2), false) && roster.lack(B, &deficit(1, 5), false));
-        assert!(!roster.lack(A, &deficit(4, 2), false), "it does not want that chunk");
-        assert_eq!(largest(&roster, 1), (0, false), "more of it may be on its way");
-        assert!(roster.count(A, ChunkId(1)) && roster.count(B, ChunkId(1)) && roster.count(B, ChunkId(1)));
-        assert_eq!(largest(&roster, 1), (5, false));
-        roster.set_attendance(B, Attendance::Absent);
-        assert_eq!((largest(&roster, 1), demands(&roster)), ((2, false), vec![1, 1, 1, 0, 0]));
-        assert!(roster.lack(B, &deficit(1, 7), false), "an absent receiver's word is kept for its return");
-        assert!(!roster.count(B, ChunkId(1)));
-        roster.complete(B, range(3, 1));
-        assert_eq!(largest(&roster, 1), (2, false));
-        roster.set_attendance(B, LISTENING);
-        roster.count(B, ChunkId(1));
-        assert_eq!((largest(&roster, 1), demands(&roster)), ((7, false), vec![1, 2, 2, 0, 1]));
-        roster.complete(B, range(1, 1));
-        assert_eq!(largest(&roster, 1), (2, false));
-    }
-
-    #[test]
-    fn silence_of_a_receiver_that_has_passed_means_that_it_lacks_all() {
-        let mut roster = roster();
-        assert!(roster.count(A, ChunkId(2)));
-        assert_eq!(largest(&roster, 2), (0, true));
-        roster.lack(A, &deficit(2, 0), false);
-        assert!(!roster.count(A, ChunkId(2)), "it waits to be verified");
-        assert_eq!(largest(&roster, 2), (0, false));
-        assert!(!roster.count(A, ChunkId(4)), "it does not want it");
-    }
-
-    #[test]
-    fn what_was_said_before_more_was_sent_does_not_count_until_that_has_been_passed() {
-        let mut roster = roster();
-        roster.lack(A, &deficit(2, 2), false);
-        roster.count(A, ChunkId(2));
-        roster.send(ChunkId(2), false);
-        assert_eq!(largest(&roster, 2), (0, false));
-        roster.lack(B, &deficit(2, 7), false);
-        assert_eq!(largest(&roster, 2), (0, false));
-        roster.count(A, ChunkId(2));
-        assert_eq!(largest(&roster, 2), (2, false), "unchanged deficits are not said again");
-    }
-
-    #[test]
-    fn stragglers_are_summed_apart() {
-        let mut roster = roster();
-        for (receiver, symbols) in [(A, 2), (B, 7)] {
-            roster.lack(receiver, &deficit(2, symbols), false);
-            roster.count(receiver, ChunkId(2));
-        }
-        roster.set_straggler(B, true);
-        assert_eq!(largest(&roster, 2), (2, false));
-        assert_eq!(roster.stragglers_needs(ChunkId(2)).map(ChunkNeeds::partial_max), Some(7));
-        assert_eq!(roster.lacking(B), [ChunkId(2)]);
-        roster.set_straggler(B, false);
-        assert_eq!(largest(&roster, 2), (7, false));
-        assert!(roster.stragglers_needs(ChunkId(2)).is_none());
-    }
-}
+mod tests;

@@ -45,6 +45,7 @@ impl Assembler {
 
     /// The report that is due, if one is.
     pub fn report(&mut self, now: Micros) -> Option<Report> {
+        self.asked_at = now;
         if self.reported_at.is_none() && self.news && self.spread.is_some() {
             // As if it had reported within the last interval.
             let ago_us = self.chance_us(self.report_interval_us);

@@ -1,5 +1,6 @@
 //! Each rule of the assembler, one at a time.
 
+use super::room::REPAIR_US;
 use super::*;
 use wire::report::Report;
 use wire::{Micros, Sequence, SessionId, StreamId};
@@ -216,6 +217,29 @@ fn a_chunk_that_is_more_than_half_there_is_kept() {
     give(&mut assembler, 2, 11..K, 7);
     assembler.complete(EntryIndex(0)).unwrap();
     assert!(matches!(give(&mut assembler, 3, [2], 8)[0], Placement::Store { opens: true, .. }));
+}
+
+#[test]
+fn a_chunk_that_was_not_repaired_for_long_makes_room_however_much_there_is_of_it() {
+    let mut assembler = assembler(2);
+    let report_at = |assembler: &mut Assembler, us: u64, sequence: u32| {
+        sync(assembler, sequence);
+        assert!(assembler.report(Micros(us)).is_some());
+    };
+    report_at(&mut assembler, 5_000_000, 1);
+    give(&mut assembler, 2, 0..K - 1, 2);
+    report_at(&mut assembler, 5_500_000, 5);
+    give(&mut assembler, 3, 0..11, 6);
+    report_at(&mut assembler, 5_000_000 + REPAIR_US, 9);
+    assert_eq!(give(&mut assembler, 4, [0], 10), [Placement::Ignore(Ignored::NoRoom)], "repair may come yet");
+    report_at(&mut assembler, 5_020_000 + REPAIR_US, 11);
+    let placement = give(&mut assembler, 4, [0], 12);
+    assert!(matches!(placement[..], [Placement::Store { evicted: Some(ChunkId(2)), .. }]), "{placement:?}");
+    // Where reports are far apart, so is repair.
+    give(&mut assembler, 4, 1..11, 12);
+    assembler.set_report_interval(1_000_000);
+    report_at(&mut assembler, 10_000_000, 20);
+    assert_eq!(give(&mut assembler, 2, [0], 21), [Placement::Ignore(Ignored::NoRoom)], "3 waits since 4.5 s, 4 since 4 s");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Deliveries over several streams without a network: what is sent arrives whole where it is listened to, and is reported at once.
 
 mod priorities;
+mod replanning;
 
 use super::*;
 use crate::schedule::Threshold;
@@ -71,6 +72,10 @@ impl Scene {
             let report = Report { restore_bytes_per_second, ..Report::default() };
             self.delivery.handle(self.now, Event::Reported { receiver: ReceiverId(receiver), report });
         }
+    }
+
+    fn prioritize(&mut self, receiver: u64, priority: i16) {
+        self.delivery.handle(self.now, Event::Prioritized { receiver: ReceiverId(receiver), priority });
     }
 
     fn obey(&mut self) {

@@ -177,6 +177,13 @@ fn more_classes_than_streams_share_one() {
 }
 
 #[test]
+fn one_stream_is_kept_for_fast_devices_where_there_are_as_many_classes_as_streams() {
+    let run = Run::new(&[LINK / 4, LINK, LINK, LINK / 4], &four_images(), 5);
+    let express = |express| Situation { express, ..run.situation() }.plan().iter().filter(|stream| stream.pace == Pace::Express).count();
+    assert_eq!((express(true), express(false)), (1, 0));
+}
+
+#[test]
 fn nothing_to_do_is_no_plan() {
     let mut situation = Run::new(&[LINK, 0], &[(0, vec![0])], 4).situation();
     assert!(situation.plan().is_empty());

@@ -40,7 +40,7 @@ impl Paced {
     }
 
     fn prioritize(&mut self, receiver: u64, priority: i16) {
-        self.scene.delivery.handle(self.scene.now, Event::Prioritized { receiver: ReceiverId(receiver), priority });
+        self.scene.prioritize(receiver, priority);
     }
 
     /// The stream that is due sends, and whoever listens reports.
@@ -257,11 +257,10 @@ fn room_for_what_drains_is_made_at_the_expense_of_the_lowest() {
         paced.join(receiver, -(receiver as i16), &[range(1_000 * receiver as u32, 1_000)], LINK / 4);
     }
     paced.run_until(0.05);
-    let delivery = &mut paced.scene.delivery;
-    let lane_of = |delivery: &Delivery, receiver: u64| delivery.lanes.iter().position(|lane| lane.has(ReceiverId(receiver))).unwrap();
-    let lanes = [0, 1, 2].map(|receiver| lane_of(delivery, receiver));
+    let lanes = [0, 1, 2].map(|receiver| usize::from(paced.streams_of(receiver)[0]));
     let cap = LINK * 8;
-    let mut limits = |shares: [Option<u64>; 3]| {
+    let limits = |paced: &mut Paced, shares: [Option<u64>; 3]| {
+        let delivery = &mut paced.scene.delivery;
         for (level, (&lane, share)) in lanes.iter().zip(shares).enumerate() {
             delivery.planned[lane] = share.map(|percent| Planned { level, bits_per_second: cap / 100 * percent });
         }
@@ -269,10 +268,13 @@ fn room_for_what_drains_is_made_at_the_expense_of_the_lowest() {
         delivery.check().unwrap();
         lanes.map(|lane| delivery.lanes[lane].rate_cap_bits_per_second() * 1_000 / cap)
     };
-    assert_eq!(limits([Some(60), Some(30), None]), [600, 300, 100], "there is room");
-    assert_eq!(limits([Some(60), Some(40), None]), [600, 390, 10], "a hundredth of the link for what is lower than others");
-    assert_eq!(limits([None, Some(60), Some(40)]), [100, 600, 300], "a tenth for what is the highest");
-    assert_eq!(limits([Some(100), None, None]), [990, 5, 5]);
+    assert_eq!(limits(&mut paced, [Some(60), Some(30), None]), [600, 300, 100], "there is room");
+    assert_eq!(limits(&mut paced, [Some(60), Some(40), None]), [600, 390, 10], "a hundredth of the link for what is lower than others");
+    assert_eq!(limits(&mut paced, [None, Some(60), Some(40)]), [100, 600, 300], "a tenth for what is the highest");
+    assert_eq!(limits(&mut paced, [Some(100), None, None]), [990, 5, 5]);
+    assert_eq!(limits(&mut paced, [None, Some(95), Some(5)]), [100, 895, 5], "a tenth of it is left to the lowest");
+    paced.scene.delivery.members.get_mut(&ReceiverId(0)).unwrap().is_planned = false;
+    assert_eq!(limits(&mut paced, [None, Some(60), Some(40)]), [10, 600, 390], "a hundredth for the highest when it is absent");
 }
 
 #[test]
@@ -302,4 +304,57 @@ fn what_a_higher_priority_has_got_and_a_lower_one_missed_moves_to_the_streams_of
         assert_eq!(carriers(&paced, first + 100), higher);
     }
     paced.run();
+}
+
+#[test]
+fn a_stream_of_a_lower_priority_goes_on_at_a_sixteenth_where_one_of_the_highest_becomes_as_slow_as_its_receivers() {
+    let mut paced = Paced::new(&[3_000, 3_000], 4, "slow-stream");
+    paced.join(0, 1, &[range(0, 3_000)], LINK / 4);
+    paced.join(1, 0, &[range(3_000, 3_000)], LINK / 4);
+    // Both stand still, with full memories.
+    paced.machines.values_mut().for_each(|machine| machine.bytes_per_second = 1.0);
+    paced.run_until(3.0);
+    let of_planned = [0, 1].map(|receiver| {
+        let lane = &paced.scene.delivery.lanes[usize::from(paced.streams_of(receiver)[0])];
+        paced.scene.delivery.rate_bits_per_second(lane.id) as f64 / lane.rate_cap_bits_per_second() as f64
+    });
+    assert!(of_planned[0] < 0.01, "{of_planned:?}");
+    assert!((0.06..0.07).contains(&of_planned[1]), "{of_planned:?}");
+}
+
+#[test]
+fn who_restores_too_little_for_a_higher_ones_stream_does_not_listen_to_it() {
+    let listens = |bytes_per_second| {
+        let mut paced = Paced::new(&[3_000], 4, "wait");
+        paced.join(0, 1, &[range(0, 3_000)], LINK / 2);
+        paced.join(1, 0, &[range(0, 3_000)], bytes_per_second);
+        paced.run_until(0.5);
+        paced.streams_of(1) == paced.streams_of(0)
+    };
+    assert!(listens(LINK * 45 / 100), "1.1 times what it restores");
+    assert!(!listens(LINK * 30 / 100), "1.7 times");
+}
+
+#[test]
+fn what_only_a_priority_without_streams_of_its_own_wants_comes_by_the_slowest_stream_above_it_and_stays_there() {
+    let mut scene = Scene::new(&[1_000, 2_000, 1_000, 500], 4, "wait");
+    // The two in the middle take all that the first leaves.
+    let (whole, busy) = (LINK * 2, LINK * 11 / 20);
+    let receivers =
+        [(3, range(0, 1_000), LINK / 8), (2, range(1_000, 2_000), busy), (2, range(3_000, 1_000), busy), (1, range(4_000, 500), whole)];
+    for (receiver, (priority, want, restores)) in (0..).zip(receivers) {
+        scene.join(receiver, &[want], restores);
+        scene.show(&[(receiver, restores)]);
+        scene.prioritize(receiver, priority);
+    }
+    let planned = |scene: &mut Scene| {
+        scene.delivery.plan(scene.now);
+        scene.obey();
+        [0, 1, 2, 3].map(|receiver| scene.streams_of(receiver))
+    };
+    let streams = planned(&mut scene);
+    assert!(streams[0] != streams[1] && streams[1] != streams[2] && streams[3] == streams[2], "{streams:?}");
+    let report = Report { completed: vec![range(1_000, 1_500)], ..Report::default() };
+    scene.delivery.handle(scene.now, Event::Reported { receiver: ReceiverId(1), report });
+    assert_eq!(planned(&mut scene), streams, "although the other one is slower now");
 }

@@ -92,9 +92,9 @@ impl Run {
             let waiting: Vec<(usize, usize)> =
                 (0..self.wants[class].len()).filter_map(|chunk| Some((wanted(class, chunk)?, chunk))).collect();
             let rank = waiting.iter().map(|&(rank, _)| rank).min()?;
-            let mut chunks = waiting.iter().filter(|&&(of, _)| of == rank).map(|&(_, chunk)| chunk);
-            let chunk = if descending { chunks.next_back() } else { chunks.next() }?;
-            let left = if levels[on.0].side_by_side { waiting.len() } else { 0 };
+            let chunks: Vec<usize> = waiting.iter().filter(|&&(of, _)| of == rank).map(|&(_, chunk)| chunk).collect();
+            let chunk = *if descending { chunks.last() } else { chunks.first() }?;
+            let left = if levels[on.0].side_by_side { chunks.len() } else { 0 };
             Some((rank, std::cmp::Reverse(left), class, chunk))
         };
         (0..self.wants.len()).filter_map(of_class).min().map(|(_, _, class, chunk)| (class, chunk))
@@ -291,4 +291,41 @@ fn who_restores_too_little_for_a_higher_ones_stream_is_no_guest_there() {
     };
     assert!(!is_refused(LINK * 45 / 100), "1.1 times what it restores");
     assert!(is_refused(LINK * 30 / 100), "1.7 times");
+}
+
+#[test]
+fn a_lower_priority_has_streams_of_its_own_from_a_twentieth_of_the_link_on() {
+    let levels =
+        |of_first: u64| Run::new(&[(LINK * of_first / 100, 0), (LINK, 1)], &[(100, vec![0]), (100, vec![1])], 4).ranked().plan().len();
+    // With the margin the first takes 93.5 and 96.8 %.
+    assert_eq!((levels(85), levels(88)), (2, 1));
+}
+
+/// Two receivers of one image: the slow one of the higher priority and the fast one of the lower, which restore so many hundredths of what the link carries.
+fn slow_above_fast(slow_percent: u64, fast_percent: u64) -> Ranked {
+    let of_link = |percent: u64| LINK * percent / 100;
+    Run::new(&[(of_link(slow_percent), 0), (of_link(fast_percent), 1)], &[(100, vec![0, 1])], 4).ranked()
+}
+
+#[test]
+fn a_lower_priority_gets_what_a_higher_one_carries_too_only_where_it_gains_a_fifth_by_it_and_it_is_certain_who_is_slow() {
+    let is_by_itself = |ranked: &Ranked| ranked.plan()[0].refused.contains(&1);
+    assert!(is_by_itself(&slow_above_fast(30, 60)), "done in 0.17 s where it would be 0.33");
+    assert!(!is_by_itself(&slow_above_fast(30, 33)), "a tenth sooner");
+    let mut tested = slow_above_fast(30, 60);
+    tested.receivers[0].is_shown = false;
+    tested.receivers[0].bytes_per_second = LINK / 10;
+    assert!(!is_by_itself(&tested), "by a test before the transfer it is slow, and nobody knows whether it is");
+}
+
+#[test]
+fn fast_ones_have_streams_of_their_own_where_they_gain_a_fifth_by_it() {
+    let has_express = |slow_percent, fast_percent| {
+        let mut ranked = slow_above_fast(slow_percent, fast_percent);
+        ranked.ranks = vec![0, 0];
+        ranked.pieces.truncate(1);
+        ranked.plan()[0].streams.iter().any(|stream| stream.pace == Pace::Express)
+    };
+    assert!(has_express(35, 50), "three tenths sooner");
+    assert!(!has_express(45, 50), "a tenth sooner");
 }
