@@ -125,7 +125,7 @@ impl Fixture {
             pack: Arc::clone(&self.pack),
             parameters: self.parameters,
             streams: vec![Stream { id: STREAM, group: "239.0.0.1:4700".parse().unwrap() }],
-            transmit: Box::new(transmit),
+            transmitters: vec![Box::new(transmit)],
             classes: vec![ChunkRange { first: ChunkId(0), count: self.parameters.chunk_count }],
             stragglers: sender::schedule::StragglerPolicy::default(),
             last_by_unicast: false,
