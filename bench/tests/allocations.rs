@@ -158,7 +158,7 @@ fn the_transmitter_allocates_nothing_once_it_sends() {
         pack,
         parameters,
         streams: vec![Stream { id: StreamId(0), group: GROUP.into() }],
-        transmit: Box::new(transmit),
+        transmitters: vec![Box::new(transmit)],
         rate_cap_bits_per_second: 4_000_000_000,
         rate_floor_bits_per_second: 4_000_000_000,
         priorities: Priorities::default(),
@@ -167,7 +167,7 @@ fn the_transmitter_allocates_nothing_once_it_sends() {
         stragglers: StragglerPolicy::default(),
         last_by_unicast: false,
         orders: Box::new(|_, _| ()),
-        cores: Cores::new(None),
+        cores: Cores::new(None, 1),
         once: None,
     };
     let engine = Engine::start(config, events_out).unwrap();

@@ -4,13 +4,14 @@
 //! * A transfer of an incompressible image from memory onto a disk, and onto a block device in memory (O_DIRECT both), beside packets that are sent, received,
 //!   checked and copied, at each MTU.
 //! * The sender's engine alone (reading from memory, hashing, scheduling, pacing), beside a loop that only transmits; the receiver's filter drops all of it.
+//! * With `--queues`: the sender's engine with as many streams on as many transmit queues, beside the same streams on one.
 //! * A receiver that wants one packet in ten, beside the same receiver without the filter, at the same rate: processor time.
 
 mod report;
 mod transfer;
 mod transmit;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -54,6 +55,9 @@ pub struct CeilingArgs {
     /// Directory in memory, for the pack and for the block device in memory, where the disk is not to count
     #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     memory: PathBuf,
+    /// Compare the sender's engine on this many transmit queues with one, too
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    queues: u8,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -87,7 +91,12 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     };
     let mut figures = Figures { provenance: Provenance::of_this_run(), link: String::new(), rows: Vec::new() };
     for &mtu_bytes in &args.mtu {
-        Bench::new(args, mtu_bytes)?.measure(args.repetitions, &files, &mut figures)?;
+        let bench = Bench::new(args, mtu_bytes)?;
+        bench.measure(args.repetitions, &files, &mut figures)?;
+        if args.queues > 1 {
+            drop(bench);
+            figures.rows.push(on_queues(args, mtu_bytes, &files.pack_in_memory)?);
+        }
     }
     let (title, text) = ("How near discus comes to what the machine does", figures.markdown());
     args.report.publish(&Page {
@@ -115,6 +124,23 @@ fn ensure_size(args: &CeilingArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The sender's engine on several transmit queues, beside itself with the same streams on one, in turns.
+fn on_queues(args: &CeilingArgs, mtu_bytes: u32, pack: &Path) -> Result<Row> {
+    let duration = Duration::from_secs_f64(args.seconds);
+    let chunk_bytes_max = image::Pack::open(pack)?.chunk_pages() * image::PAGE_BYTES as u32;
+    let symbol_bytes = symbol_bytes_for_mtu(mtu_bytes as usize, chunk_bytes_max)?;
+    let queues = args.queues;
+    let lab = Lab::up(&LabOptions { mtu_bytes, cable: true, queues: queues.into(), ..LabOptions::default() })?;
+    let mut row = Row::of_itself(format!("the sender's engine, {queues} streams on {queues} queues; beside it: on one; MTU {mtu_bytes}"));
+    for _ in 0..args.repetitions {
+        let on = |used| transmit::run(&lab, pack, symbol_bytes, (queues, used), duration);
+        let one = on(1)?;
+        row.add(Pair { discus: on(queues)?, bare: one });
+        eprintln!("{row}");
+    }
+    Ok(row)
 }
 
 /// What is transferred, and with what.
@@ -161,7 +187,7 @@ impl Bench {
             transfers.add(Pair { discus: done.gigabits_per_second, bare: payload });
             to_memory.add(Pair { discus: deliver(&files.target_in_memory)?.gigabits_per_second, bare: payload });
 
-            let alone = transmit::run(&self.lab, &files.pack_in_memory, done.symbol_bytes, self.duration)?;
+            let alone = transmit::run(&self.lab, &files.pack_in_memory, done.symbol_bytes, (1, 1), self.duration)?;
             let bare = self.bare(frame_bytes, Sink::Filter)?;
             transmits.add(Pair { discus: alone, bare: bare.frames_gigabits_per_second });
 

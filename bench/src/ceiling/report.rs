@@ -40,6 +40,11 @@ impl Row {
         Row { what, unit, target: Some(target), at_most: false, turns: Vec::new() }
     }
 
+    /// Of what leaves, beside another way of discus itself.
+    pub(super) fn of_itself(what: String) -> Row {
+        Row { what, unit: "Gbit/s of frames", target: None, at_most: false, turns: Vec::new() }
+    }
+
     /// Of processor time.
     pub(super) fn at_most(what: String, target: Option<f64>) -> Row {
         Row { what, unit: "ns of the receiver's thread a packet sent", target, at_most: true, turns: Vec::new() }

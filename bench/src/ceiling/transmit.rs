@@ -37,13 +37,20 @@ pub(super) fn size_least_mib(bits_per_second: f64, symbol_bytes: u16, duration: 
     (symbols * f64::from(symbol_bytes) / f64::from(1 << 20)).ceil() as u64
 }
 
-/// Gbit/s of frames that leave during `duration` or until the pack has been sent once.
-pub(super) fn run(lab: &Lab, pack: &Path, symbol_bytes: u16, duration: Duration) -> Result<f64> {
+/// Gbit/s of frames that leave during `duration` or until the pack has been sent once, in so many streams by so many queues.
+pub(super) fn run(lab: &Lab, pack: &Path, symbol_bytes: u16, (streams, queues): (u8, u8), duration: Duration) -> Result<f64> {
     let pack = Arc::new(Pack::open(pack)?);
     let frame_bytes = HEADERS_BYTES + usize::from(symbol_bytes);
     let interface = &lab.interface;
     let link = Link { transmit_interface: interface.clone(), receive_interface: interface.clone(), group: network::default_group() };
-    let session = Session { link: &link, pack: &pack, symbol_bytes, rate_cap_bits_per_second: RATE_CAP_BITS_PER_SECOND };
+    let session = Session {
+        link: &link,
+        pack: &pack,
+        symbol_bytes,
+        rate_cap_bits_per_second: RATE_CAP_BITS_PER_SECOND,
+        streams,
+        queues: queues.into(),
+    };
     let send = || lone_sender::send(&session, |engine, symbols| measure(engine, symbols, duration));
     let take = Take::new(IntakeMode::Auto, Sink::Filter);
     let (rate, ..) = network::trial(lab, &link, frame_bytes, take, || inside(&lab.sender.namespace, send))?;

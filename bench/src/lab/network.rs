@@ -30,7 +30,7 @@ pub struct LabOptions {
     pub ipv6: bool,
     /// One receiver, wired straight to the sender without a bridge.
     pub cable: bool,
-    /// Queues each way of the cable.
+    /// Queues each way of the sender's link.
     pub queues: u32,
 }
 
@@ -89,8 +89,9 @@ impl Lab {
             command.arg("--ipv6");
         }
         if options.cable {
-            command.args(["--cable", "--queues", &options.queues.to_string()]);
+            command.arg("--cable");
         }
+        command.args(["--queues", &options.queues.to_string()]);
         // Before there is anything of it.
         let taking_down = Undo::later(move || {
             if let Err(error) = down(&prefix) {

@@ -110,7 +110,7 @@ pub fn run(args: &PacingArgs) -> Result<()> {
 fn measure(lab: &Lab, pack: &Arc<Pack>, rate_cap_bits_per_second: u64, duration: Duration) -> Result<Row> {
     let interface = lab.interface.clone();
     let link = Link { transmit_interface: interface.clone(), receive_interface: interface.clone(), group: network::default_group() };
-    let session = Session { link: &link, pack, symbol_bytes: SYMBOL_BYTES, rate_cap_bits_per_second };
+    let session = Session { link: &link, pack, symbol_bytes: SYMBOL_BYTES, rate_cap_bits_per_second, streams: 1, queues: 1 };
     let sample = || {
         lone_sender::send(&session, |_, _| {
             std::thread::sleep(RAMP);

@@ -7,6 +7,7 @@
 //! | [`hostile`] | what a stranger sends to the port does no harm |
 //! | [`operator`] | a running sender is seen and changed: rate, priorities, dismissal |
 //! | [`paths`] | AF_XDP, UDP and IPv6 in their combinations, membership, the filter's isolation |
+//! | [`queues`] | streams leave by several queues of the sender's card |
 //! | [`ground`] | the lab does what the other tests take for granted |
 //! | [`resume`] | what a target holds already does not cross the wire |
 //! | [`slow_disk`] | a device that the kernel throttles is never sent more than it takes |
@@ -23,6 +24,7 @@ mod ground;
 mod hostile;
 mod operator;
 mod paths;
+mod queues;
 mod resume;
 mod sharing;
 mod slow_disk;
@@ -49,6 +51,8 @@ const TESTS: &[(&str, Test)] = &[
         streams::who_cannot_keep_up_takes_everything_by_unicast_where_the_operator_says_so,
     ),
     ("who_cannot_keep_up_is_dropped_where_the_operator_says_so", streams::who_cannot_keep_up_is_dropped_where_the_operator_says_so),
+    ("streams_leave_by_both_queues_of_the_senders_card", queues::streams_leave_by_both_queues_of_the_senders_card),
+    ("a_queue_that_is_taken_falls_back_alone", queues::a_queue_that_is_taken_falls_back_alone),
     ("a_slow_disk_pushes_back_before_anything_is_given_up", slow_disk::a_slow_disk_pushes_back_before_anything_is_given_up),
     ("without_loss_nothing_is_sent_twice", together::without_loss_nothing_is_sent_twice),
     ("a_packet_that_only_others_want_never_passes_the_filter", together::a_packet_that_only_others_want_never_passes_the_filter),

@@ -48,6 +48,16 @@ pub(crate) struct ServeSummary {
     pub(crate) symbol_bytes: u64,
     pub(crate) syncs_sent: u64,
     pub(crate) receivers: Vec<ServedReceiver>,
+    pub(crate) transmit: String,
+    pub(crate) transmitters: Vec<ServedTransmitter>,
+}
+
+/// One transmitter as the sender saw it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ServedTransmitter {
+    pub(crate) queue: Option<u32>,
+    pub(crate) mode: String,
+    pub(crate) packets_sent: u64,
 }
 
 /// One receiver as the sender saw it.

@@ -20,6 +20,11 @@ Exit codes:
 /// The exit code when the network, or who answers there, is not what it should be.
 pub(crate) const NETWORK: u8 = 7;
 
+/// A failure of the network's set-up.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NetworkUnusable(pub(super) String);
+
 /// An error and what led to it, in one line. Most errors name their cause themselves, before they say what to do: it is not said again.
 pub(crate) fn explain(error: &anyhow::Error) -> String {
     let mut line = error.to_string();

@@ -14,6 +14,7 @@ pub(crate) mod restore;
 pub(crate) mod serve;
 mod serve_report;
 mod serve_session;
+mod serve_transmit;
 pub(crate) mod set;
 pub(crate) mod sign;
 mod signals;

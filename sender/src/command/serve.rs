@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use crossbeam_channel::{Receiver, bounded};
 use image::Pack;
 use sender::control::{
     ControlConfig, ControlError, ControlEvent, ControlServer, Limits, OperatorAccess, OperatorToken, PriorityArgument, ServerIdentity,
-    SessionInfo, StreamInfo, Traffic, TransmitStatus,
+    SessionInfo, StreamInfo, Traffic,
 };
 use sender::engine::{CACHE_BYTES_DEFAULT, Cores, Ended, Engine, EngineConfig, Stream};
 use sender::interface::{Interface, InterfaceError};
@@ -24,10 +24,12 @@ use wire::StreamId;
 use wire::packet::HEADER_BYTES;
 use wire::session::{SessionParameters, symbol_bytes_for_mtu};
 
+use super::exit::NetworkUnusable;
 use super::rate::Rate;
 use super::remote::{self, CONTROL_PORT};
 use super::serve_report::{Display, MIB, Outcome, Report, memory_text};
-use super::serve_session::{classes, descriptive_stream, groups, images, session_id, settings};
+use super::serve_session::{classes, descriptive_stream, groups, images, mtu, session_id, settings};
+use super::serve_transmit::Queues;
 use super::set::describe;
 use super::signals::{self, Signal};
 
@@ -103,7 +105,11 @@ pub(crate) struct ServeArgs {
     /// How to transmit; what does not work here falls back to the next, and the line at start says why.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     transmit: Choice,
-    /// Drive the card's queue from the transmitter's own core, rather than be interrupted when it has sent (AF_XDP zero-copy only).
+    /// Transmit queues of the card for AF_XDP, such as 0,1: each has a socket, a thread and a core of its own. Streams are dealt to them in turn, so
+    /// that several queues help where there are several streams.
+    #[arg(long, default_value = "0", value_name = "N,N")]
+    queue: Queues,
+    /// Drive the card's queues from the transmitters' own cores, rather than be interrupted when they have sent (AF_XDP zero-copy only).
     #[arg(long)]
     busy_poll: bool,
     /// Largest IP packet. [default: the interface's MTU]
@@ -118,7 +124,8 @@ pub(crate) struct ServeArgs {
     /// Begin when N receivers are listed, and end when all that are listed are complete or have given up.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     once: Option<u32>,
-    /// Cores for the transmitter and the reader, such as 2,3: the first transmits, the second reads. [default: with four cores or more, the last for the transmitter]
+    /// Cores: first one for each queue's transmitter, then one for the reader, such as 2,3 for one queue and 2,3,4 for two. Who is left without runs on
+    /// any. [default: with three cores or more beside the transmitters, the last for these and core 1 for the reader]
     #[arg(long, value_delimiter = ',', value_name = "CORES", value_parser = parse_core)]
     cores: Option<Vec<usize>>,
     /// Memory for chunks, in MiB. What is less than the streams need is raised to that, and the line at start says so.
@@ -146,11 +153,6 @@ enum LastSymbols {
     /// By multicast, always.
     Multicast,
 }
-
-/// A failure of the network's set-up, for its exit code.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct NetworkUnusable(String);
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     // Warnings from the threads go between the lines of this program.
@@ -185,6 +187,7 @@ fn is_network(error: &anyhow::Error) -> bool {
 }
 
 fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    args.queue.check_streams(args.streams)?;
     let mut display = Display::new(args.json);
     let signals = signals::catch()?;
 
@@ -229,19 +232,19 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         choice: args.transmit,
         busy_poll: args.busy_poll,
     };
-    let opened = transmit::open(&transmit_config)?;
+    let opened = args.queue.open(&transmit_config)?;
     let descriptive = match args.manifests {
         Manifests::Auto => descriptive_stream(&transmit_config)?,
         Manifests::Unicast => None,
     };
-    display.line(&format!("transmit  {}", opened.description));
+    let way = args.queue.status(&opened);
+    display.line(&format!("transmit  {}", way.description));
     let more = if groups.len() > 1 { format!(" and the {} groups after it, as needed", groups.len() - 1) } else { String::new() };
     display.line(&format!("stream    {source} to {}{more}, TTL {}; {}", args.group, args.ttl, describe(&settings)));
 
     let traffic = Arc::new(Traffic::default());
-    let way = TransmitStatus { mode: opened.transmit.mode().name(), description: opened.description };
-    // The first and only one.
-    let _ = traffic.transmit.set(way);
+    // The first and only time.
+    let _ = traffic.transmit.set(way.clone());
     let (events, events_out) = bounded::<ControlEvent>(EVENTS_MAX);
     let info = SessionInfo {
         parameters,
@@ -257,7 +260,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let everywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), CONTROL_PORT);
     let config = ControlConfig { listen: args.listen.unwrap_or(everywhere), limits: Limits::default(), settings, access };
     let control = listen(config, args.listen.is_none(), &identity, info, &traffic, events)?;
-    let cores = Cores::new(args.cores.clone());
+    let cores = Cores::new(args.cores.clone(), args.queue.count());
     let threads = cores.description();
     let director = control.director();
     let engine = Engine::start(
@@ -269,7 +272,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
             stragglers: args.straggler,
             last_by_unicast: args.last_symbols == LastSymbols::Auto,
             orders: Box::new(move |receiver, order| _ = director.direct(receiver, order)),
-            transmit: opened.transmit,
+            transmitters: opened.into_iter().map(|opened| opened.transmit).collect(),
             rate_cap_bits_per_second: args.rate.bits_per_second,
             rate_floor_bits_per_second: RATE_FLOOR_BITS_PER_SECOND.max(args.rate.bits_per_second / 100),
             priorities,
@@ -303,7 +306,8 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         stored_bytes,
         parameters,
         mtu_bytes,
-        transmit: engine.mode().name(),
+        transmit: &way,
+        sent_by_transmitter: engine.sent_by_transmitter(),
         settings: &settings,
         progress: engine.progress(),
         sent: engine.sent(),
@@ -360,17 +364,6 @@ fn parse_core(text: &str) -> Result<usize, String> {
     let here: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
     let known = text.parse().ok().filter(|core| here.contains(core));
     known.ok_or_else(|| format!("this program may run on {}", here.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")))
-}
-
-fn mtu(asked: Option<usize>, interface: &Interface) -> anyhow::Result<usize> {
-    match asked {
-        Some(asked) if asked > interface.mtu_bytes => bail!(NetworkUnusable(format!(
-            "--mtu {asked} is more than {} allows, {}; raise it with `ip link set {} mtu {asked}`",
-            interface.name, interface.mtu_bytes, interface.name
-        ))),
-        Some(asked) => Ok(asked),
-        None => Ok(interface.mtu_bytes),
-    }
 }
 
 /// Listens; where that may be anywhere, on IPv4 alone when the machine has no IPv6.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
-use sender::control::{ManifestCounts, ReceiverState, ReceiverStatus, Settings};
+use sender::control::{ManifestCounts, ReceiverState, ReceiverStatus, Settings, TransmitStatus};
 use sender::engine::{Progress, Sent, Tally};
 use serde_json::json;
 use wire::session::SessionParameters;
@@ -46,7 +46,10 @@ pub(super) struct Report<'a> {
     pub(super) stored_bytes: u64,
     pub(super) parameters: SessionParameters,
     pub(super) mtu_bytes: usize,
-    pub(super) transmit: &'static str,
+    /// As it was at the start.
+    pub(super) transmit: &'a TransmitStatus,
+    /// In the order of its transmitters.
+    pub(super) sent_by_transmitter: Vec<Sent>,
     /// As they were at the end.
     pub(super) settings: &'a Settings,
     pub(super) progress: Progress,
@@ -72,7 +75,8 @@ impl Report<'_> {
             "session": format!("{:08x}", self.parameters.session.0),
             "symbol_bytes": self.parameters.symbol_bytes,
             "mtu_bytes": self.mtu_bytes,
-            "transmit": self.transmit,
+            "transmit": self.transmit.mode,
+            "transmitters": self.transmitters(),
             "rate_cap_bits_per_second": self.settings.rate_cap_bits_per_second,
             "priorities": self.settings.priorities,
             "seconds": self.progress.sending.as_secs_f64(),
@@ -94,6 +98,12 @@ impl Report<'_> {
             "packets_sent": self.sent.packets,
             "bytes_on_wire": self.sent.frame_bytes,
         })
+    }
+
+    /// What each transmitter is and has sent.
+    fn transmitters(&self) -> serde_json::Value {
+        let each = self.transmit.transmitters.iter().zip(&self.sent_by_transmitter);
+        each.map(|(way, sent)| json!({ "queue": way.queue, "mode": way.mode, "packets_sent": sent.packets })).collect()
     }
 
     fn table(&self) -> String {

@@ -1,13 +1,17 @@
-//! What a session is made of: its id, its groups, and what the control plane and the scheduler are told of the pack.
+//! What a session is made of: its id, its packets' size, its groups, and what the control plane and the scheduler are told of the pack.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use anyhow::bail;
 use image::Pack;
 use sender::control::{DescriptiveStream, GATHER, ImageInfo, Priorities, PriorityArgument, Settings, SettingsPatch};
+use sender::interface::Interface;
 use sender::transmit::{self, TransmitConfig};
 use wire::report::ChunkRange;
 use wire::{ChunkId, Fingerprint, SessionId};
+
+use super::exit::NetworkUnusable;
 
 /// The group whose address comes `step` after that of `first`, if it is one.
 fn group_after(first: SocketAddr, step: u8) -> Option<SocketAddr> {
@@ -23,6 +27,18 @@ pub(super) fn descriptive_stream(config: &TransmitConfig) -> anyhow::Result<Opti
     let Some(group) = config.groups.last().and_then(|last| group_after(*last, 1)) else { return Ok(None) };
     let socket = transmit::group_socket(config, group)?;
     Ok(Some(Arc::new(DescriptiveStream { group, source: config.source.ip(), socket, gather: GATHER })))
+}
+
+/// The largest IP packet: what was asked for, if the interface allows it.
+pub(super) fn mtu(asked: Option<usize>, interface: &Interface) -> anyhow::Result<usize> {
+    match asked {
+        Some(asked) if asked > interface.mtu_bytes => bail!(NetworkUnusable(format!(
+            "--mtu {asked} is more than {} allows, {}; raise it with `ip link set {} mtu {asked}`",
+            interface.name, interface.mtu_bytes, interface.name
+        ))),
+        Some(asked) => Ok(asked),
+        None => Ok(interface.mtu_bytes),
+    }
 }
 
 /// The groups of the streams: consecutive addresses.

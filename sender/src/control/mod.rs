@@ -36,7 +36,7 @@ pub use settings::{
     PRIORITY, Priorities, PrioritiesPatch, PriorityArgument, RATE_CAP_BITS_PER_SECOND, Settings, SettingsError, SettingsPatch, Subject,
 };
 pub use token::OperatorToken;
-pub use traffic::{Traffic, TrafficSnapshot, TransmitStatus};
+pub use traffic::{Traffic, TrafficSnapshot, TransmitStatus, TransmitterStatus};
 
 use crate::schedule::{Order, ReceiverId};
 use crossbeam_channel::Sender;

@@ -25,10 +25,21 @@ pub struct Traffic {
 /// How packets leave the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TransmitStatus {
+    /// The name of a [`Mode`](crate::transmit::Mode), at the start; of several, joined by `+`, where transmitters have different ones.
+    pub mode: String,
+    /// The lines at start.
+    pub description: String,
+    /// Each transmitter.
+    pub transmitters: Vec<TransmitterStatus>,
+}
+
+/// How the packets of one transmitter leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TransmitterStatus {
+    /// The card's queue; none where the kernel chooses it.
+    pub queue: Option<u32>,
     /// The name of a [`Mode`](crate::transmit::Mode), at the start.
     pub mode: &'static str,
-    /// The line at start.
-    pub description: String,
 }
 
 /// [`Traffic`] at one moment.

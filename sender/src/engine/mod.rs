@@ -1,12 +1,13 @@
 //! The threads of a serving sender.
 //!
 //! ```text
-//! control events → dispatcher (delivery) → reader (pack, cache, repair symbols) → transmitter → network
+//! control events → dispatcher (delivery) → reader (pack, cache, repair symbols) → transmitters → network
 //!                        ↑                                                                │
 //!                        └─────────────────────── a job is done ──────────────────────────┘
 //! ```
 //!
-//! Channels are bounded by the number of jobs under way (`JOBS_AHEAD` in `dispatch` a stream), so no send blocks, and memory is the chunk
+//! There is a transmitter for each queue of the card that is used. Streams are dealt to them in turn and stay with them: what belongs to a stream
+//! leaves in order. Channels are bounded by the number of jobs under way (`JOBS_AHEAD` in `dispatch` a stream), so no send blocks, and memory is the chunk
 //! cache, taken at start, plus the UMEM of each stream.
 
 mod cache;
@@ -27,7 +28,7 @@ pub use quorum::Tally;
 
 use crate::control::{ControlEvent, Priorities};
 use crate::schedule::{Delivery, DeliveryConfig, GROUP_CHUNKS_MAX, Order, ReceiverId, ScheduleConfig, StragglerPolicy};
-use crate::transmit::{self, LINK_OVERHEAD_BYTES, Mode, Transmit};
+use crate::transmit::{self, LINK_OVERHEAD_BYTES, Transmit};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dispatch::{Dispatcher, JOBS_AHEAD, Notice, StreamSlot};
 use image::Pack;
@@ -123,8 +124,9 @@ pub struct EngineConfig {
     pub parameters: SessionParameters,
     /// The streams, at least one, all of one address family.
     pub streams: Vec<Stream>,
-    /// The way to the network, which knows the same streams.
-    pub transmit: Box<dyn Transmit>,
+    /// The ways to the network, at least one, which all know the same streams. Each has a thread; the stream at position n leaves by the one at n
+    /// modulo their number.
+    pub transmitters: Vec<Box<dyn Transmit>>,
     /// Never faster than this, all streams together.
     pub rate_cap_bits_per_second: u64,
     /// Never slower than this.
@@ -156,13 +158,13 @@ pub struct Sent {
     pub frame_bytes: u64,
 }
 
-/// See [`Engine::start`]. The dispatcher takes notices whatever else it does, so that nobody waits long even when there are more.
+/// See [`Engine::start`]: stops, and what the reader has to say. The dispatcher takes notices whatever else it does, so that nobody waits long even when there are more.
 const NOTICES_SPARE: usize = 16;
 
 /// A running engine. Dropping it stops it.
 pub struct Engine {
     states: Vec<Arc<StreamState>>,
-    mode: Mode,
+    transmitter_count: usize,
     progress: Arc<Mutex<Progress>>,
     notices: Sender<Notice>,
     ended: Receiver<Ended>,
@@ -188,7 +190,8 @@ impl Engine {
         pool.populate_when_idle();
 
         // Room for a notice of each job, an error of each thread and some stops: the data path allocates nothing for them.
-        let (notices, notices_out) = bounded(jobs_max + NOTICES_SPARE);
+        let transmitter_count = config.transmitters.len();
+        let (notices, notices_out) = bounded(jobs_max + transmitter_count + NOTICES_SPARE);
         let (requests, requests_out) = bounded(jobs_max);
         let (suspects, suspects_out) = bounded(CORRUPT_PER_REPORT_MAX);
         let (ended_in, ended) = bounded(1);
@@ -196,7 +199,7 @@ impl Engine {
         let progress = Arc::new(Mutex::new(Progress::default()));
         let mut engine = Engine {
             states: streams.iter().map(|_| Arc::default()).collect(),
-            mode: config.transmit.mode(),
+            transmitter_count,
             progress: Arc::clone(&progress),
             notices: notices.clone(),
             ended,
@@ -237,36 +240,45 @@ impl Engine {
             started: Instant::now(),
             first_group: None,
         };
-        let (jobs, jobs_out) = bounded(jobs_max);
-        let line = |(stream, state): (&Stream, &Arc<StreamState>)| Line { id: stream.id, state: Arc::clone(state) };
-        let mut transmitter = Transmitter {
-            transmit: config.transmit,
-            parameters,
-            group: streams.first().map_or(IpAddr::from([0; 4]), |stream| stream.group.ip()),
-            lines: streams.iter().zip(&engine.states).map(line).collect(),
-            stop: Arc::clone(&stop),
-            spin_below: cores.spin_below(),
-        };
-        let (transmitter_notices, core) = (notices.clone(), cores.transmitter());
-        engine.spawn("transmit", move || {
-            cores::pin(core);
-            let done = |position| transmitter_notices.send(Notice::Done(position)).is_ok();
-            if let Err(error) = transmitter.run(&jobs_out, done) {
-                let _ = transmitter_notices.send(Notice::Failed(error));
-            }
-        })?;
+        let mut routes = Vec::with_capacity(streams.len());
+        for (at, transmit) in config.transmitters.into_iter().enumerate() {
+            let line = |(position, (stream, state)): (usize, (&Stream, &Arc<StreamState>))| Line {
+                position,
+                id: stream.id,
+                state: Arc::clone(state),
+            };
+            let lines: Vec<Line> = streams.iter().zip(&engine.states).enumerate().skip(at).step_by(transmitter_count).map(line).collect();
+            let (jobs, jobs_out) = bounded(lines.len() * JOBS_AHEAD);
+            routes.extend(lines.iter().map(|line| (line.id, jobs.clone())));
+            let mut transmitter = Transmitter {
+                transmit,
+                parameters,
+                group: streams.first().map_or(IpAddr::from([0; 4]), |stream| stream.group.ip()),
+                lines,
+                stop: Arc::clone(&stop),
+                spin_below: cores.spin_below(),
+            };
+            let (alarm, core) = (Alarm(notices.clone()), cores.transmitter(at));
+            engine.spawn("transmit", move || {
+                cores::pin(core);
+                let done = |position| alarm.0.send(Notice::Done(position)).is_ok();
+                if let Err(error) = transmitter.run(&jobs_out, done) {
+                    let _ = alarm.0.send(Notice::Failed(error));
+                }
+            })?;
+        }
         let slot =
             |(stream, state): (&Stream, &Arc<StreamState>)| StreamSlot { id: stream.id, state: Arc::clone(state), jobs_under_way: 0 };
         dispatcher.streams = streams.iter().zip(&engine.states).map(slot).collect();
         let is_ipv6 = streams.iter().any(|stream| stream.group.is_ipv6());
         let checksums = if is_ipv6 { Checksums::for_ipv6 } else { Checksums::for_ipv4 };
-        let mut reader = Reader::open(pack, parameters, pool, checksums, suspects_out, jobs)?;
+        let mut reader = Reader::open(pack, parameters, pool, checksums, suspects_out, routes)?;
         engine.reader_description = reader.description();
-        let reader_core = cores.reader();
+        let (alarm, reader_core) = (Alarm(notices), cores.reader());
         engine.spawn("read", move || {
             cores::pin(reader_core);
             if let Err(error) = reader.run(&requests_out) {
-                let _ = notices.send(Notice::Failed(error));
+                let _ = alarm.0.send(Notice::Failed(error));
             }
         })?;
         engine.spawn("dispatch", move || {
@@ -293,11 +305,6 @@ impl Engine {
         &self.reader_description
     }
 
-    /// The way to the network, as it was at start.
-    pub fn mode(&self) -> Mode {
-        self.mode
-    }
-
     /// Figures so far.
     pub fn progress(&self) -> Progress {
         *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -305,10 +312,12 @@ impl Engine {
 
     /// What has left so far, all streams together.
     pub fn sent(&self) -> Sent {
-        self.states.iter().fold(Sent::default(), |sum, state| Sent {
-            packets: sum.packets + state.packets.load(Ordering::Relaxed),
-            frame_bytes: sum.frame_bytes + state.frame_bytes.load(Ordering::Relaxed),
-        })
+        sum(self.states.iter())
+    }
+
+    /// What has left so far by each of the transmitters, in their order.
+    pub fn sent_by_transmitter(&self) -> Vec<Sent> {
+        (0..self.transmitter_count).map(|at| sum(self.states.iter().skip(at).step_by(self.transmitter_count))).collect()
     }
 
     /// Whether some stream's link takes no packets at present.
@@ -324,6 +333,25 @@ impl Engine {
     /// Asks the engine to end; [`Engine::wait`] tells when it has.
     pub fn stop(&self) {
         let _ = self.notices.send(Notice::Stop);
+    }
+}
+
+/// What has left on these streams.
+fn sum<'a>(streams: impl Iterator<Item = &'a Arc<StreamState>>) -> Sent {
+    streams.fold(Sent::default(), |sum, state| Sent {
+        packets: sum.packets + state.packets.load(Ordering::Relaxed),
+        frame_bytes: sum.frame_bytes + state.frame_bytes.load(Ordering::Relaxed),
+    })
+}
+
+/// The way to the dispatcher from a thread that it waits for. When that thread panics, the run ends: what is under way there would never be done.
+struct Alarm(Sender<Notice>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send(Notice::Stop);
+        }
     }
 }
 

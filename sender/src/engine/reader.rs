@@ -1,5 +1,5 @@
 //! The reader thread: takes groups from the dispatcher in the order of sending, reads their chunks ahead of time, makes repair symbols, and passes
-//! complete jobs on to the transmitter.
+//! complete jobs on to the transmitters of their streams.
 //!
 //! Every receiver hashes every chunk before it writes it, so the sender does not as a rule: it would cost as much as everything else that is done here. A chunk
 //! that a receiver says does not match its hash is read once more and checked, once, which tells a damaged pack from a receiver's own defect.
@@ -50,8 +50,8 @@ pub(super) struct Reader {
     suspects: Receiver<ChunkId>,
     loading: HashSet<ChunkId>,
     pending: VecDeque<Pending>,
-    /// To the transmitter.
-    jobs: Sender<Job>,
+    /// To the transmitter of each stream.
+    routes: Vec<(StreamId, Sender<Job>)>,
 }
 
 /// What is known of a chunk in the pack.
@@ -88,7 +88,8 @@ pub(super) fn chunk_buffer_bytes(parameters: &SessionParameters) -> usize {
 }
 
 impl Reader {
-    /// Opens the pack's file for reading into `pool`. Of `suspects` receivers say that they did not match their hash.
+    /// Opens the pack's file for reading into `pool`. Of `suspects` receivers say that they did not match their hash. Jobs of each stream go where
+    /// `routes` says, which has all streams.
     ///
     /// # Errors
     /// [`Error::OpenPack`].
@@ -98,13 +99,13 @@ impl Reader {
         pool: BufferPool,
         checksums: fn(&[u8]) -> Checksums,
         suspects: Receiver<ChunkId>,
-        jobs: Sender<Job>,
+        routes: Vec<(StreamId, Sender<Job>)>,
     ) -> Result<Reader, Error> {
         let disk = Disk::open(pack.path(), &pool).map_err(|source| Error::OpenPack { path: pack.path().to_owned(), source })?;
         let soundness = vec![Soundness::default(); pack.chunks().len()];
         let encoder = Encoder::new(parameters.symbol_bytes);
         let (cache, loading, pending) = (Cache::new(pool), HashSet::new(), VecDeque::new());
-        Ok(Reader { pack, parameters, disk, cache, encoder, checksums, soundness, suspects, loading, pending, jobs })
+        Ok(Reader { pack, parameters, disk, cache, encoder, checksums, soundness, suspects, loading, pending, routes })
     }
 
     /// One line on how the pack is read.
@@ -224,7 +225,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Passes on what is complete at the head of the queue. False when the transmitter has hung up.
+    /// Passes on what is complete at the head of the queue. False when a transmitter has hung up.
     fn pass_on(&mut self) -> Result<bool, Error> {
         while self.pending.front().is_some_and(|pending| pending.chunks.iter().all(Option::is_some)) {
             let Some(pending) = self.pending.pop_front() else { break };
@@ -240,8 +241,10 @@ impl Reader {
                     Job::group(group, chunks)
                 }
             };
-            // The dispatcher has no more jobs under way than the channel holds, so this does not block.
-            if self.jobs.send(job).is_err() {
+            let stream = job.stream();
+            let route = self.routes.iter().find(|(id, _)| *id == stream);
+            // The dispatcher has no more jobs of a stream under way than the channel has room for, so this does not block.
+            if route.is_none_or(|(_, jobs)| jobs.send(job).is_err()) {
                 return Ok(false);
             }
         }

@@ -1,4 +1,4 @@
-//! The transmitter thread: sends each stream's jobs at that stream's rate, through one socket.
+//! A transmitter thread: sends the jobs of its streams, each at that stream's rate, through one way onto the network.
 
 use super::Error;
 use super::job::Job;
@@ -39,16 +39,19 @@ pub(super) struct StreamState {
 
 /// One stream as the transmitter sees it.
 pub(super) struct Line {
+    /// Among all streams of the run.
+    pub(super) position: usize,
     pub(super) id: StreamId,
     pub(super) state: Arc<StreamState>,
 }
 
-/// The transmitter, owned by its thread.
+/// A transmitter, owned by its thread.
 pub(super) struct Transmitter {
     pub(super) transmit: Box<dyn Transmit>,
     pub(super) parameters: SessionParameters,
     /// Any of the groups: they are of one family.
     pub(super) group: IpAddr,
+    /// The streams that leave here.
     pub(super) lines: Vec<Line>,
     pub(super) stop: Arc<AtomicBool>,
     /// Waits shorter than this are spun: a sleep costs more than that to wake up from. Zero where other threads need the core.
@@ -64,8 +67,8 @@ struct Waiting {
 }
 
 impl Transmitter {
-    /// Works until the reader hangs up or it is told to stop. Calls `done` with the position of the stream after each job; false from it ends
-    /// the work.
+    /// Works until the reader hangs up or it is told to stop. Calls `done` with the position of the stream among all after each job; false
+    /// from it ends the work.
     ///
     /// # Errors
     /// When the kernel refuses for good.
@@ -124,7 +127,7 @@ impl Transmitter {
                 // Gives its chunks back before the next group is asked for.
                 queue.pop_front();
                 *sent = 0;
-                if !done(line) {
+                if !done(self.lines[line].position) {
                     return Ok(());
                 }
             }
@@ -133,7 +136,7 @@ impl Transmitter {
 
     fn enqueue(&self, waiting: &mut [Waiting], job: Job) {
         let stream = job.stream();
-        // The scheduler knows the same streams.
+        // The reader sends it nothing of other streams.
         if let Some(line) = self.lines.iter().position(|line| line.id == stream) {
             waiting[line].jobs.push_back(job);
         }
