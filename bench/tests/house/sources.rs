@@ -23,6 +23,7 @@ pub(crate) const UNSAFE_MODULES: &[&str] = &[
     "sender/src/engine/page_cache.rs",
     "sender/src/transmit/af_xdp.rs",
     "wire/src/erasure/kernel.rs",
+    "wire/src/prefetch.rs",
 ];
 
 /// Where the sans-I/O state machines live: time, packets and reports come in as values, actions go out as values.
