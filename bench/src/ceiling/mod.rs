@@ -56,6 +56,9 @@ pub struct CeilingArgs {
     /// Compare the sender's engine on this many transmit queues with one, too
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     queues: u8,
+    /// Compare nothing else
+    #[arg(long, requires = "queues")]
+    only_queues: bool,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -80,6 +83,12 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     let files = Files { source, pack_in_memory };
     let mut figures = Figures { provenance: Provenance::of_this_run(), link: String::new(), rows: Vec::new() };
     for &mtu_bytes in &args.mtu {
+        if args.queues > 1 {
+            figures.rows.push(on_queues(args, mtu_bytes, &files.pack_in_memory)?);
+        }
+        if args.only_queues {
+            continue;
+        }
         let bench = Bench {
             duration: Duration::from_secs_f64(args.seconds),
             lab: Lab::up(&LabOptions { mtu_bytes, cable: true, ..LabOptions::default() })?,
@@ -88,10 +97,6 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
             mtu_bytes,
         };
         bench.measure(args.repetitions, &files, &mut figures)?;
-        if args.queues > 1 {
-            drop(bench);
-            figures.rows.push(on_queues(args, mtu_bytes, &files.pack_in_memory)?);
-        }
     }
     let (title, text) = ("How near discus comes to what the machine does", figures.markdown());
     args.report.publish(&Page {
