@@ -175,6 +175,23 @@ fn a_core_that_is_not_there_is_wrong_usage() {
 }
 
 #[test]
+fn queues_that_cannot_be_are_said_at_once() {
+    let scratch = Scratch::new();
+    let refused = |arguments: &[&str]| {
+        let mut command = scratch.serve(&scratch.pack(), "lo", "127.0.0.1:0");
+        command.args(arguments);
+        failure(command)
+    };
+    let (code, said) = refused(&["--queue", "0,0"]);
+    assert!(code == 2 && said.contains("queue 0 is named twice"), "{code} {said}");
+    let (code, said) = refused(&["--queue", "0,1", "--streams", "1"]);
+    assert!(code == 2 && said.contains("--streams"), "{code} {said}");
+    // The loopback interface has one.
+    let (code, said) = refused(&["--queue", "0,1"]);
+    assert!(code == 7 && said.contains("--queue 1: lo has one transmit queue"), "{code} {said}");
+}
+
+#[test]
 fn a_restarted_sender_keeps_its_session_and_its_certificate() {
     let scratch = Scratch::new();
     let mut seen = Vec::new();

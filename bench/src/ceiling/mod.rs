@@ -58,6 +58,9 @@ pub struct CeilingArgs {
     /// Compare the sender's engine on this many transmit queues with one, too
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     queues: u8,
+    /// Compare nothing else than `--queues` does
+    #[arg(long)]
+    only_queues: bool,
     #[command(flatten)]
     report: ReportArgs,
 }
@@ -71,6 +74,7 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
         bail!("{reason}");
     }
     ensure!(args.repetitions > 0 && args.seconds > 0.0 && args.seconds <= 60.0, "nothing to measure");
+    ensure!(args.queues > 1 || !args.only_queues, "--only-queues compares nothing without --queues 2 or more");
     let programs = Programs::built()?;
     ensure_size(args)?;
     let scratch = Scratch::new(&args.directory)?;
@@ -91,12 +95,14 @@ pub fn run(args: &CeilingArgs) -> Result<()> {
     };
     let mut figures = Figures { provenance: Provenance::of_this_run(), link: String::new(), rows: Vec::new() };
     for &mtu_bytes in &args.mtu {
-        let bench = Bench::new(args, mtu_bytes)?;
-        bench.measure(args.repetitions, &files, &mut figures)?;
         if args.queues > 1 {
-            drop(bench);
             figures.rows.push(on_queues(args, mtu_bytes, &files.pack_in_memory)?);
         }
+        if args.only_queues {
+            continue;
+        }
+        let bench = Bench::new(args, mtu_bytes)?;
+        bench.measure(args.repetitions, &files, &mut figures)?;
     }
     let (title, text) = ("How near discus comes to what the machine does", figures.markdown());
     args.report.publish(&Page {
