@@ -128,12 +128,25 @@ impl ChunkSet {
 
     /// Whether an id of `range` is in both. Looks at whole words.
     pub(super) fn meets_in(&self, other: &ChunkSet, range: ChunkRange) -> bool {
-        let (first, end) = (range.first.0, self.end_of(range));
-        (first / WORD_BITS..end.div_ceil(WORD_BITS)).any(|word| {
-            let above = if word == first / WORD_BITS { u64::MAX << (first % WORD_BITS) } else { u64::MAX };
-            let below = if (word + 1) * WORD_BITS > end { u64::MAX >> (WORD_BITS - end % WORD_BITS) } else { u64::MAX };
-            let common = |set: &ChunkSet| set.words.get(word as usize).copied().unwrap_or(0);
-            common(self) & common(other) & above & below != 0
+        self.words_of(range).zip(other.words_of(range)).any(|(mine, others)| mine & others != 0)
+    }
+
+    /// How many ids of `range` are in it. Looks at whole words: it is asked for each chunk that is sent, of packs of millions.
+    pub(super) fn count_in(&self, range: ChunkRange) -> u32 {
+        self.words_of(range).map(u64::count_ones).sum()
+    }
+
+    /// The words that hold `range`, without the ids beside it.
+    fn words_of(&self, range: ChunkRange) -> impl Iterator<Item = u64> + '_ {
+        let end = self.end_of(range);
+        let first = range.first.0.min(end);
+        let (from, to) = ((first / WORD_BITS) as usize, end.div_ceil(WORD_BITS) as usize);
+        let words = self.words.get(from..to).unwrap_or_default();
+        let last = words.len().saturating_sub(1);
+        words.iter().enumerate().map(move |(at, &word)| {
+            let above = if at == 0 { u64::MAX << (first % WORD_BITS) } else { u64::MAX };
+            let below = if at == last && !end.is_multiple_of(WORD_BITS) { u64::MAX >> (WORD_BITS - end % WORD_BITS) } else { u64::MAX };
+            word & above & below
         })
     }
 
@@ -200,6 +213,11 @@ mod tests {
             assert_eq!(a.meets_in(&b, range(first, count)), meets, "{first} + {count}");
         }
         assert!(!a.meets_in(&b, range(64, 0)) && !a.meets_in(&b, range(200, 7)));
+        for (first, count) in
+            [(0, 200), (1, 62), (1, 63), (63, 2), (64, 0), (64, 1), (65, 85), (65, 86), (150, 9_000), (200, 7), (9_000, 1)]
+        {
+            assert_eq!(a.count_in(range(first, count)) as usize, a.iter_range(range(first, count)).count(), "{first} + {count}");
+        }
     }
 
     #[test]

@@ -11,18 +11,31 @@ pub(in crate::schedule) enum Order {
     Up(u32),
     /// Descending from the chunk before this one on.
     Down(u32),
-    /// These runs side by side, each ascending, as much of each as is left of it: so that who wants one of them gets it at a steady pace.
-    Mixed(Vec<Run>),
+    /// Runs side by side, each ascending, as much of each as is left of it: so that who wants one of them gets it at a steady pace.
+    Mixed(Mix),
+}
+
+/// See [`Order::Mixed`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::schedule) struct Mix {
+    runs: Vec<Run>,
+    /// Chunks to be taken before what is left of the runs is counted again: others come and go meanwhile, and counting a million takes 20 µs.
+    counted_for: u32,
 }
 
 /// A run and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::schedule) struct Run {
+struct Run {
     range: ChunkRange,
     next: u32,
+    /// Chunks of it, as far as is known.
+    left: i64,
     /// Chunks that it is owed.
     credit: i64,
 }
+
+/// See [`Mix::counted_for`]: a few groups.
+const COUNTED_FOR: u32 = 64;
 
 impl Order {
     /// Ascending from the first chunk on.
@@ -32,14 +45,15 @@ impl Order {
 
     /// `ranges` side by side.
     pub(in crate::schedule) fn mixed(ranges: impl Iterator<Item = ChunkRange>) -> Order {
-        Order::Mixed(ranges.map(|range| Run { range, next: range.first.0, credit: 0 }).collect())
+        let runs = ranges.map(|range| Run { range, next: range.first.0, left: 0, credit: 0 }).collect();
+        Order::Mixed(Mix { runs, counted_for: 0 })
     }
 
     /// Whether both are of the same kind, wherever they stand.
     pub(in crate::schedule) fn is_like(&self, other: &Order) -> bool {
         match (self, other) {
             (Order::Up(_), Order::Up(_)) | (Order::Down(_), Order::Down(_)) => true,
-            (Order::Mixed(a), Order::Mixed(b)) => a.iter().map(|run| run.range).eq(b.iter().map(|run| run.range)),
+            (Order::Mixed(a), Order::Mixed(b)) => a.runs.iter().map(|run| run.range).eq(b.runs.iter().map(|run| run.range)),
             _ => false,
         }
     }
@@ -48,7 +62,7 @@ impl Order {
     pub(super) fn position(&self) -> u32 {
         match self {
             Order::Up(next) | Order::Down(next) => *next,
-            Order::Mixed(runs) => runs.first().map_or(0, |run| run.next),
+            Order::Mixed(mix) => mix.runs.first().map_or(0, |run| run.next),
         }
     }
 
@@ -70,7 +84,7 @@ impl Order {
                 let chunk = below.or_else(|| chunks.previous_from(u32::MAX));
                 chunk.inspect(|chunk| *before = chunk.0)
             }
-            Order::Mixed(runs) => of_runs(chunks, runs).or_else(|| chunks.next_from(0)),
+            Order::Mixed(mix) => mix.next(chunks).or_else(|| chunks.next_from(0)),
         }?;
         chunks.remove(chunk);
         Some(chunk)
@@ -83,21 +97,44 @@ fn up(chunks: &ChunkSet, next: &mut u32) -> Option<ChunkId> {
     Some(chunk)
 }
 
-/// The next chunk of the run that has most to its credit: each time a run earns what is left of it and the one that is served pays for all.
-fn of_runs(chunks: &ChunkSet, runs: &mut [Run]) -> Option<ChunkId> {
-    let mut total = 0;
-    for run in runs.iter_mut() {
-        let left = chunks.iter_range(run.range).count() as i64;
-        run.credit = if left == 0 { 0 } else { run.credit + left };
-        total += left;
+impl Mix {
+    /// The next chunk of the run that has most to its credit: each time a run earns what is left of it and the one that is served pays for all.
+    fn next(&mut self, chunks: &ChunkSet) -> Option<ChunkId> {
+        loop {
+            let is_fresh = self.counted_for == 0;
+            if is_fresh {
+                self.runs.iter_mut().for_each(|run| run.left = chunks.count_in(run.range).into());
+                self.counted_for = COUNTED_FOR;
+            }
+            self.counted_for -= 1;
+            let total: i64 = self.runs.iter().map(|run| run.left).sum();
+            self.runs.iter_mut().for_each(|run| run.credit = if run.left == 0 { 0 } else { run.credit + run.left });
+            let richest = self.runs.iter_mut().filter(|run| run.left > 0).max_by_key(|run| run.credit);
+            if let Some(run) = richest {
+                run.credit -= total;
+                match run.chunk(chunks) {
+                    Some(chunk) => {
+                        run.left -= 1;
+                        run.next = chunk.0 + 1;
+                        return Some(chunk);
+                    }
+                    None => run.left = 0,
+                }
+            } else if is_fresh {
+                return None;
+            } else {
+                self.counted_for = 0;
+            }
+        }
     }
-    let wanted = |run: &&mut Run| chunks.iter_range(run.range).next().is_some();
-    let run = runs.iter_mut().filter(wanted).max_by_key(|run| run.credit)?;
-    run.credit -= total;
-    let rest = ChunkRange { first: ChunkId(run.next), count: (run.range.first.0 + run.range.count).saturating_sub(run.next) };
-    let chunk = chunks.iter_range(rest).next().or_else(|| chunks.iter_range(run.range).next())?;
-    run.next = chunk.0 + 1;
-    Some(chunk)
+}
+
+impl Run {
+    /// Its next chunk, round and round.
+    fn chunk(&self, chunks: &ChunkSet) -> Option<ChunkId> {
+        let rest = ChunkRange { first: ChunkId(self.next), count: (self.range.first.0 + self.range.count).saturating_sub(self.next) };
+        chunks.iter_range(rest).next().or_else(|| chunks.iter_range(self.range).next())
+    }
 }
 
 #[cfg(test)]
@@ -128,5 +165,21 @@ mod tests {
         assert_eq!(order.len(), 310);
         let of = |first: u32, count: u32| order[..155].iter().filter(|&&chunk| (first..first + count).contains(&chunk)).count();
         assert!((48..=52).contains(&of(0, 100)) && (98..=102).contains(&of(100, 200)) && (4..=6).contains(&of(500, 10)), "{order:?}");
+    }
+
+    #[test]
+    fn chunks_that_come_and_go_between_counts_are_seen() {
+        let range = |first, count| ChunkRange { first: ChunkId(first), count };
+        let mut set = ChunkSet::new(1_000);
+        set.insert_range(range(0, 10));
+        set.insert_range(range(100, 10));
+        let mut order = Order::mixed([range(0, 100), range(100, 100)].into_iter());
+        assert!(order.take(&mut set).is_some_and(|chunk| chunk.0 < 200));
+        // All of one run goes, and the other is the one that goes on; then more of the first comes.
+        set.remove_range(range(0, 100));
+        let left: Vec<u32> = std::iter::from_fn(|| order.take(&mut set)).map(|chunk| chunk.0).collect();
+        assert!((9..=10).contains(&left.len()) && left.iter().all(|chunk| (100..110).contains(chunk)), "{left:?}");
+        set.insert_range(range(50, 3));
+        assert_eq!(std::iter::from_fn(|| order.take(&mut set)).map(|chunk| chunk.0).collect::<Vec<_>>(), [50, 51, 52]);
     }
 }
