@@ -30,6 +30,8 @@ use wire::{ChunkId, Micros, StreamId};
 const PLAN_INTERVAL_US: u64 = 200_000;
 /// … and at least this often while there are several streams: rates go by what is left.
 const PLAN_REFRESH_US: u64 = 2_000_000;
+/// Packs of more chunks than this are planned as much more seldom: a plan takes some 75 ns a chunk, for which all streams wait.
+const PLAN_CHUNKS: u64 = 1 << 18;
 /// A restore rate that differs by less than an eighth from what was planned with is no news.
 const RATE_NEWS_SHARE: u64 = 8;
 

@@ -4,7 +4,7 @@ use super::super::chunk_set::ChunkSet;
 use super::super::plan::{Class, Device, Ranked};
 use super::super::straggler::Remedy;
 use super::super::{Micros, ReceiverId};
-use super::{Delivery, Order, PLAN_INTERVAL_US, PLAN_REFRESH_US};
+use super::{Delivery, Order, PLAN_CHUNKS, PLAN_INTERVAL_US, PLAN_REFRESH_US};
 use std::collections::BTreeSet;
 use wire::report::ChunkRange;
 
@@ -24,7 +24,8 @@ impl Delivery {
     pub(super) fn mind_plan(&mut self, now: Micros) {
         let since_us = self.planned_at.map_or(u64::MAX, |at| now.since(at));
         let several = self.streams_in_use() > 1;
-        if (self.news && since_us >= PLAN_INTERVAL_US) || (several && since_us >= PLAN_REFRESH_US) {
+        let size = (self.config.schedule.source_symbols.len() as u64 / PLAN_CHUNKS).max(1);
+        if (self.news && since_us >= PLAN_INTERVAL_US * size) || (several && since_us >= PLAN_REFRESH_US * size) {
             self.plan(now);
         }
     }

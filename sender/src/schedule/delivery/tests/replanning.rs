@@ -89,3 +89,19 @@ fn what_a_receiver_that_is_done_took_of_the_link_is_given_to_the_others() {
     assert!(scene.is_planned(PLAN_INTERVAL_US));
     assert_eq!(rate_of(&scene, 1), cap);
 }
+
+#[test]
+fn a_pack_of_many_chunks_is_planned_more_seldom() {
+    let (half, three_times) = (3 * PLAN_CHUNKS as u32 / 2, 3);
+    let mut scene = Scene::new(&[half, half], 4, "wait");
+    for receiver in 0..2 {
+        let want = range(half * receiver, half);
+        scene.delivery.join(scene.now, ReceiverId(receiver.into()), &[want], RESTORES, false);
+    }
+    scene.show(&[(0, RESTORES), (1, RESTORES)]);
+    scene.is_planned(three_times * PLAN_REFRESH_US);
+    assert_eq!(scene.delivery.streams_in_use(), 2);
+    scene.prioritize(1, 5);
+    assert!(!scene.is_planned(three_times * PLAN_INTERVAL_US - 1) && scene.is_planned(1));
+    assert!(!scene.is_planned(three_times * PLAN_REFRESH_US - 1) && scene.is_planned(1));
+}
