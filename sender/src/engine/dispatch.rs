@@ -131,6 +131,8 @@ impl Dispatcher {
                         break;
                     }
                 };
+                // Before it can be sent: at the rate of before, none at the start, what follows would wait for minutes.
+                slot.state.rate_bits_per_second.store(self.delivery.rate_bits_per_second(slot.id), Ordering::Relaxed);
                 // Never full: the channel holds what all streams may have under way. Closed: the reader says why in a notice.
                 if self.requests.send(request).is_err() {
                     return Err(self.reader_gone());

@@ -17,9 +17,13 @@ impl Pacer {
         Pacer { bits_per_second: bits_per_second.max(1), catch_up_bits: catch_up_bytes as u64 * 8, next_ns: 0 }
     }
 
-    /// Changes the rate for batches from now on.
-    pub(super) fn set_rate(&mut self, bits_per_second: u64) {
-        self.bits_per_second = bits_per_second.max(1);
+    /// Changes the rate for batches from now on. What is waited for at a lower rate is waited for no longer than the new one asks for.
+    pub(super) fn set_rate(&mut self, now_ns: u64, bits_per_second: u64) {
+        let before = std::mem::replace(&mut self.bits_per_second, bits_per_second.max(1));
+        if self.bits_per_second > before {
+            let waited_ns = u128::from(self.next_ns.saturating_sub(now_ns)) * u128::from(before) / u128::from(self.bits_per_second);
+            self.next_ns = self.next_ns.min(now_ns.saturating_add(waited_ns as u64));
+        }
     }
 
     /// When the next bytes may start to leave; at once when that is past.
@@ -87,9 +91,19 @@ mod tests {
     fn a_new_rate_holds_from_the_next_batch() {
         let mut pacer = Pacer::new(8_000_000_000, 0);
         assert_eq!(pacer.book(0, 1_000), 0);
-        pacer.set_rate(8_000_000);
+        pacer.set_rate(0, 8_000_000);
         assert_eq!(pacer.book(0, 1_000), 1_000);
         assert_eq!(pacer.book(0, 1_000), 1_001_000);
+    }
+
+    #[test]
+    fn a_higher_rate_ends_a_wait_that_a_lower_one_began() {
+        let mut pacer = Pacer::new(1, 0);
+        pacer.book(0, 90);
+        assert_eq!(pacer.starts_ns(0), 720_000_000_000);
+        // A second later 719 bits are left.
+        pacer.set_rate(1_000_000_000, 719_000_000);
+        assert_eq!(pacer.starts_ns(1_000_000_000), 1_000_001_000);
     }
 
     #[test]
@@ -97,5 +111,7 @@ mod tests {
         let mut pacer = Pacer::new(0, usize::MAX / 16);
         pacer.book(u64::MAX, usize::MAX / 16);
         assert_eq!(pacer.book(u64::MAX, 1), u64::MAX);
+        pacer.set_rate(0, u64::MAX);
+        assert_eq!(pacer.starts_ns(0), 1);
     }
 }

@@ -21,6 +21,8 @@ use wire::{Sequence, StreamId, Symbol};
 const BATCH_PACKETS_MAX: usize = 32;
 /// At low rates a batch is what fits this time, so that packets stay evenly spread.
 const BATCH_DURATION: Duration = Duration::from_micros(100);
+/// How soon a stream that waits for its turn at a low rate sees that the rate is another one, and that the run is over.
+const WAIT_NS_MAX: u64 = 10_000_000;
 /// A link that takes nothing for this long is worth a word to the operator.
 const STALL_WARNING: Duration = Duration::from_secs(1);
 
@@ -90,6 +92,9 @@ impl Transmitter {
                 continue;
             };
             if !self.wait_until(start_ns, jobs, &mut waiting) {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 continue;
             }
             let Waiting { pacer, jobs: queue, sent } = &mut waiting[line];
@@ -146,7 +151,7 @@ impl Transmitter {
     fn next(&self, waiting: &mut [Waiting]) -> Option<(usize, u64)> {
         let now_ns = now_ns();
         let of_line = |(position, (line, waiting)): (usize, (&Line, &mut Waiting))| {
-            waiting.pacer.set_rate(line.rate());
+            waiting.pacer.set_rate(now_ns, line.rate());
             (!waiting.jobs.is_empty()).then(|| (position, waiting.pacer.starts_ns(now_ns)))
         };
         self.lines.iter().zip(waiting).enumerate().filter_map(of_line).min_by_key(|&(_, start_ns)| start_ns)
@@ -179,33 +184,36 @@ impl Transmitter {
         }
     }
 
-    /// Waits until `start_ns`. False when a job came meanwhile, which may have to leave before.
+    /// Waits until `start_ns`, or a while. False when that is not over: a job came meanwhile, which may have to leave before, or it is time to look whether
+    /// the rate is another one, and whether to stop.
     fn wait_until(&self, start_ns: u64, jobs: &Receiver<Job>, waiting: &mut [Waiting]) -> bool {
-        let left_ns = start_ns.saturating_sub(now_ns());
+        let now_ns = now_ns();
+        let left_ns = start_ns.saturating_sub(now_ns);
         if left_ns == 0 {
             return true;
         }
+        let end_ns = start_ns.min(now_ns.saturating_add(WAIT_NS_MAX));
         if Duration::from_nanos(left_ns) <= self.spin_below {
-            while now_ns() < start_ns {
+            while self::now_ns() < start_ns {
                 std::hint::spin_loop();
             }
             return true;
         }
         // What comes for the only stream there is waits its turn in the channel.
         if self.lines.len() > 1 {
-            match jobs.recv_timeout(Duration::from_nanos(left_ns)) {
+            match jobs.recv_timeout(Duration::from_nanos(end_ns - now_ns)) {
                 Ok(job) => {
                     self.enqueue(waiting, job);
                     return false;
                 }
-                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Timeout) => return end_ns == start_ns,
                 Err(RecvTimeoutError::Disconnected) => {}
             }
         }
-        let request = Timespec { tv_sec: (start_ns / 1_000_000_000) as i64, tv_nsec: (start_ns % 1_000_000_000) as i64 };
+        let request = Timespec { tv_sec: (end_ns / 1_000_000_000) as i64, tv_nsec: (end_ns % 1_000_000_000) as i64 };
         // A signal that ends it early makes a batch early by that much.
         let _ = clock_nanosleep_absolute(ClockId::Monotonic, &request);
-        true
+        end_ns == start_ns
     }
 }
 

@@ -42,6 +42,20 @@ fn every_chunk_leaves_once_and_whole_and_the_run_ends_with_its_receiver() {
 }
 
 #[test]
+fn a_run_at_a_crawl_ends_as_soon_as_it_is_told_to() {
+    let fixture = Fixture::new(3);
+    let (wire, packets) = unbounded();
+    let (engine, events) = fixture.start(Wire(wire), 1_000);
+    fixture.join(&events);
+    while packets.recv_timeout(PATIENCE).unwrap().0.kind != Kind::Symbol {}
+    // The next one may leave ten seconds later.
+    std::thread::sleep(Duration::from_millis(100));
+    let stopping = Instant::now();
+    drop(engine);
+    assert!(stopping.elapsed() < Duration::from_secs(5), "{:?}", stopping.elapsed());
+}
+
+#[test]
 fn the_operators_cap_holds_while_it_runs() {
     let fixture = Fixture::new(3);
     let (wire, packets) = unbounded();
