@@ -1,4 +1,4 @@
-//! The sender's engine alone: it reads the pack, hashes, schedules, paces and transmits, and nobody takes anything.
+//! The sender's engine alone: it reads the pack, computes checksums, schedules, paces and transmits, and nobody takes anything.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,7 +3,7 @@
 //!
 //! * A transfer of an incompressible image from memory onto a disk, and onto a block device in memory (O_DIRECT both), beside packets that are sent, received,
 //!   checked and copied, at each MTU.
-//! * The sender's engine alone (reading from memory, hashing, scheduling, pacing), beside a loop that only transmits; the receiver's filter drops all of it.
+//! * The sender's engine alone (reading from memory, checksums, scheduling, pacing), beside a loop that only transmits; the receiver's filter drops all of it.
 //! * With `--queues`: the sender's engine with as many streams on as many transmit queues, beside the same streams on one.
 //! * A receiver that wants one packet in ten, beside the same receiver without the filter, at the same rate: processor time.
 
